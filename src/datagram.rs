@@ -1,0 +1,190 @@
+//! Batches of packet memory without system calls: what `io` fills and sends, and what a shard reads and writes.
+
+use std::net::SocketAddr;
+
+use crate::limits;
+use crate::units::Instant;
+
+/// Which of a shard's sockets: an index into the list of local addresses that all shards share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketId(pub u8);
+
+/// One received datagram.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    pub socket: SocketId,
+    pub remote: SocketAddr,
+    pub data: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    socket: SocketId,
+    remote: SocketAddr,
+    start: u32,
+    len: u32,
+    /// Size of each datagram in `len` bytes (UDP GRO on receive, UDP_SEGMENT on send); the last may be shorter.
+    segment: Option<u16>,
+}
+
+/// Datagrams received in one turn, in one arena that is reused from turn to turn.
+#[derive(Debug)]
+pub struct RecvBatch {
+    arena: Vec<u8>,
+    entries: Vec<Entry>,
+    /// When the datagrams were taken from the kernel; set by the driver.
+    pub at: Instant,
+}
+
+/// Messages to send, in one arena that is reused from flush to flush.
+#[derive(Debug)]
+pub struct SendBatch {
+    arena: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+/// One message to send: one datagram, or several of `segment` bytes each in one buffer (the last may be shorter).
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    pub socket: SocketId,
+    pub remote: SocketAddr,
+    pub data: &'a [u8],
+    pub segment: Option<u16>,
+}
+
+impl RecvBatch {
+    pub fn new() -> RecvBatch {
+        RecvBatch {
+            arena: Vec::with_capacity(limits::RECV_BATCH_BYTES),
+            entries: Vec::with_capacity(limits::RECV_BATCH_DATAGRAMS),
+            at: Instant::ZERO,
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.entries.clear();
+    }
+
+    /// Whether one more datagram of any size still fits without growing the arena.
+    pub fn has_room(&self) -> bool {
+        self.entries.len() < limits::RECV_BATCH_DATAGRAMS
+            && self.arena.len() + limits::DATAGRAM_BYTES_MAX <= limits::RECV_BATCH_BYTES
+    }
+
+    /// Copies one received message in; `segment` is the UDP GRO size when it holds several datagrams.
+    pub fn push(&mut self, socket: SocketId, remote: SocketAddr, data: &[u8], segment: Option<u16>) {
+        self.entries.push(entry(&self.arena, socket, remote, data, segment));
+        self.arena.extend_from_slice(data);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Every datagram in the order of its arrival, coalesced ones taken apart.
+    pub fn iter(&self) -> impl Iterator<Item = Received<'_>> {
+        self.entries.iter().flat_map(|e| {
+            let data = &self.arena[e.start as usize..(e.start + e.len) as usize];
+            let size = e.segment.map_or(data.len(), usize::from).max(1);
+            // An empty datagram is one too: it must be counted, so it must come out.
+            let empty = data.is_empty().then_some(data);
+            empty.into_iter().chain(data.chunks(size)).map(|data| Received { socket: e.socket, remote: e.remote, data })
+        })
+    }
+}
+
+impl Default for RecvBatch {
+    fn default() -> Self {
+        RecvBatch::new()
+    }
+}
+
+impl SendBatch {
+    pub fn new() -> SendBatch {
+        SendBatch {
+            arena: Vec::with_capacity(limits::SEND_BATCH_BYTES + limits::DATAGRAM_BYTES_MAX),
+            entries: Vec::with_capacity(limits::SEND_BATCH_MESSAGES),
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.entries.clear();
+    }
+
+    /// True when it is time to flush: 64 messages, or as many bytes as stay in the L2 cache.
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= limits::SEND_BATCH_MESSAGES || self.arena.len() >= limits::SEND_BATCH_BYTES
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Copies one message in. `segment` as in [`Outgoing`].
+    pub fn push(&mut self, socket: SocketId, remote: SocketAddr, data: &[u8], segment: Option<u16>) {
+        self.entries.push(entry(&self.arena, socket, remote, data, segment));
+        self.arena.extend_from_slice(data);
+    }
+
+    pub fn get(&self, index: usize) -> Outgoing<'_> {
+        let e = &self.entries[index];
+        let data = &self.arena[e.start as usize..(e.start + e.len) as usize];
+        Outgoing { socket: e.socket, remote: e.remote, data, segment: e.segment }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Outgoing<'_>> {
+        (0..self.entries.len()).map(|i| self.get(i))
+    }
+}
+
+impl Default for SendBatch {
+    fn default() -> Self {
+        SendBatch::new()
+    }
+}
+
+fn entry(arena: &[u8], socket: SocketId, remote: SocketAddr, data: &[u8], segment: Option<u16>) -> Entry {
+    // Batches are bounded far below 4 GiB by `limits`.
+    Entry { socket, remote, start: arena.len() as u32, len: data.len() as u32, segment }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: SocketId = SocketId(0);
+
+    fn remote() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 9))
+    }
+
+    #[test]
+    fn coalesced_datagrams_come_out_one_by_one() {
+        let mut batch = RecvBatch::new();
+        batch.push(S, remote(), &[1, 1, 2, 2, 3], Some(2));
+        batch.push(S, remote(), &[], None);
+        batch.push(S, remote(), &[9], None);
+        let got: Vec<&[u8]> = batch.iter().map(|r| r.data).collect();
+        assert_eq!(got, [&[1u8, 1][..], &[2, 2], &[3], &[], &[9]]);
+    }
+
+    #[test]
+    fn a_send_batch_is_full_by_messages_or_by_bytes() {
+        let mut batch = SendBatch::new();
+        for _ in 0..limits::SEND_BATCH_MESSAGES {
+            assert!(!batch.is_full());
+            batch.push(S, remote(), b"x", None);
+        }
+        assert!(batch.is_full());
+        batch.clear();
+        batch.push(S, remote(), &vec![0; limits::SEND_BATCH_BYTES], Some(1200));
+        assert!(batch.is_full());
+        assert_eq!(batch.get(0).segment, Some(1200));
+    }
+}

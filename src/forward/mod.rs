@@ -1,0 +1,3 @@
+//! Who gets which packet, rewritten how.
+
+pub mod table;

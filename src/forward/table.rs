@@ -1,0 +1,71 @@
+//! The forwarding table: per stream, which shards have viewers, and whose media they see. Atomics only.
+
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+
+use str0m::media::MediaKind;
+
+use crate::id::{Generation, ShardId, StreamId};
+
+/// One named stream, shared by every shard and by control for as long as anyone publishes or watches it.
+///
+/// A publisher's shard reads `interest` for each packet; viewers' shards write it when their first viewer of a
+/// kind joins and their last one leaves. Nothing here blocks.
+#[derive(Debug)]
+pub struct Stream {
+    pub id: StreamId,
+    pub name: Box<str>,
+    /// One bit per shard that has viewers, for audio and for video.
+    interest: [AtomicU64; 2],
+    /// The generation that viewers see; 0 before the first publisher.
+    active: AtomicU64,
+    /// Where the active publisher lives; meaningful while `active` is not 0.
+    publisher_shard: AtomicU16,
+}
+
+impl Stream {
+    pub fn new(id: StreamId, name: &str) -> Stream {
+        Stream {
+            id,
+            name: name.into(),
+            interest: [AtomicU64::new(0), AtomicU64::new(0)],
+            active: AtomicU64::new(0),
+            publisher_shard: AtomicU16::new(0),
+        }
+    }
+
+    pub fn set_interest(&self, kind: MediaKind, shard: ShardId, wanted: bool) {
+        let bit = 1u64 << shard.index();
+        let mask = &self.interest[kind as usize];
+        if wanted {
+            mask.fetch_or(bit, Ordering::AcqRel);
+        } else {
+            mask.fetch_and(!bit, Ordering::AcqRel);
+        }
+    }
+
+    /// The shards that want this kind, one bit each.
+    pub fn interest(&self, kind: MediaKind) -> u64 {
+        self.interest[kind as usize].load(Ordering::Acquire)
+    }
+
+    /// Makes `generation` the one that viewers see, unless a later one already is.
+    ///
+    /// Returns whether it is the one now. The caller calls it on the first authenticated RTP of its publisher.
+    pub fn activate(&self, generation: Generation, shard: ShardId) -> bool {
+        let before = self.active.fetch_max(generation.0, Ordering::AcqRel);
+        if before > generation.0 {
+            return false;
+        }
+        // A request that reads the old shard for a moment is lost there; the viewer's shard asks again.
+        self.publisher_shard.store(shard.0, Ordering::Release);
+        true
+    }
+
+    pub fn active(&self) -> Generation {
+        Generation(self.active.load(Ordering::Acquire))
+    }
+
+    pub fn publisher_shard(&self) -> ShardId {
+        ShardId(self.publisher_shard.load(Ordering::Acquire))
+    }
+}

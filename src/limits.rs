@@ -1,0 +1,52 @@
+//! Every bound with its derivation, and what it means when the bound is reached.
+
+use std::time::Duration;
+
+/// Largest datagram that is received whole: an Ethernet frame's payload and some; nothing legal is larger (media
+/// is at most 1500 bytes, a DTLS flight is cut into MTU-sized records). A longer one arrives cut and is dropped.
+pub const DATAGRAM_BYTES_MAX: usize = 2048;
+
+/// Datagrams per turn. A multishot receive hands over 32 per task-work run, and the ring has 128 buffers.
+pub const RECV_BATCH_DATAGRAMS: usize = 128;
+
+/// Memory of one receive batch: every datagram at its largest.
+pub const RECV_BATCH_BYTES: usize = RECV_BATCH_DATAGRAMS * DATAGRAM_BYTES_MAX;
+
+/// Messages per flush: beyond 32 a larger `sendmmsg` gains nothing, 64 still fit one `iovec` page.
+pub const SEND_BATCH_MESSAGES: usize = 64;
+
+/// Bytes per flush: what is written is still in the L2 cache when the kernel copies it.
+pub const SEND_BATCH_BYTES: usize = 100_000;
+
+/// Shards at most: one bit each in a stream's interest mask.
+pub const SHARDS_MAX: usize = 64;
+
+/// Messages from other shards that wait for one shard: 50 ms of 80,000 packets/s. Filling this means that the
+/// shard is stuck or far behind; what does not fit is dropped and counted, viewers repair it by NACK or PLI.
+pub const PEER_QUEUE_MESSAGES: usize = 4096;
+
+/// Commands from control that wait for one shard. Filling this means the shard has stalled, not that a burst
+/// came: the request is answered 503.
+pub const COMMAND_QUEUE: usize = 4096;
+
+/// Remote addresses that one session may use at a time: Safari uses two or three, a phone that changes network one
+/// more. The least recently authenticated one goes first.
+pub const REMOTES_PER_SESSION_MAX: usize = 8;
+
+/// From the answer to DTLS connected: RFC 8863 §4 waits 39.5 s for slow candidates.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Without any authenticated packet for so long a session is dead (RFC 7675 §5.1).
+pub const DEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Both ufrags of an ICE restart stay routable for so long.
+pub const ICE_RESTART_OVERLAP: Duration = Duration::from_secs(30);
+
+/// A session that ended is remembered for so long: DELETE again is 200, PATCH 404.
+pub const TOMBSTONE: Duration = Duration::from_secs(60);
+
+/// Viewers wait so long for a publisher that went away.
+pub const PUBLISHER_GRACE: Duration = Duration::from_secs(30);
+
+/// A viewer of the legacy endpoint waits so long for the first publisher.
+pub const VIEWER_WAIT: Duration = Duration::from_secs(60);

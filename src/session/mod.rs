@@ -1,0 +1,3 @@
+//! One peer connection, sans-IO: a publisher or a viewer.
+
+pub mod negotiate;

@@ -1,0 +1,117 @@
+//! What control, shards and their peers say to each other.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use str0m::media::MediaKind;
+
+use super::placement::Slot;
+use crate::datagram::SocketId;
+use crate::id::{Generation, SessionId, StreamId};
+use crate::wire::codec::Format;
+use crate::wire::packet::MediaPacket;
+
+/// Which HTTP exchange waits for an answer from a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(pub u64);
+
+/// From control to a shard. Reliable, in order.
+#[derive(Debug)]
+pub enum Command {
+    /// To every shard, before the answer leaves: STUN for `ufrag` belongs to `slot`. Also after an ICE restart.
+    Announce { ufrag: String, pwd: String, slot: Arc<Slot> },
+    /// To every shard: nobody answers to this ufrag any more.
+    Forget { ufrag: String },
+    /// To the owner: close with DTLS close_notify. Answered by [`Event::Ended`].
+    Close { session: SessionId, reason: CloseReason },
+    /// To the owner: trickled candidates, as the values of `a=candidate`.
+    AddCandidates { session: SessionId, candidates: Vec<String> },
+    /// To the owner. Answered by [`Event::IceRestarted`].
+    RestartIce { session: SessionId, request: RequestId, ufrag: String, pwd: String, candidates: Vec<String> },
+    /// Close every session, then say [`Event::Stopped`].
+    Stop,
+}
+
+/// From a shard to control. Reliable, in order.
+#[derive(Debug)]
+pub enum Event {
+    /// ICE, DTLS and SRTP are up.
+    Connected {
+        session: SessionId,
+    },
+    /// A publisher's first authenticated RTP: it is the one that viewers see from now on.
+    PublisherActive {
+        session: SessionId,
+        stream: StreamId,
+        generation: Generation,
+    },
+    /// A publisher's track sent its first packet, or changed its format.
+    TrackStarted {
+        session: SessionId,
+        stream: StreamId,
+        kind: MediaKind,
+        format: Format,
+    },
+    IceRestarted {
+        session: SessionId,
+        request: RequestId,
+        result: Result<IceRestart, String>,
+    },
+    /// The session is gone; its slot and ufrags may be forgotten.
+    Ended {
+        session: SessionId,
+        reason: CloseReason,
+    },
+    /// Once a second: cumulative figures.
+    Report(Box<crate::metrics::ShardReport>),
+    Stopped,
+}
+
+/// Our side of an ICE restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IceRestart {
+    pub ufrag: String,
+    pub pwd: String,
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// DELETE on the session's URL.
+    Deleted,
+    /// DTLS close_notify from the client.
+    ClosedByPeer,
+    /// No DTLS within the connect timeout.
+    NeverConnected,
+    /// No authenticated packet for the dead timeout.
+    Dead,
+    /// Another publisher took the stream over.
+    TakenOver,
+    /// The publisher's grace ran out, or none ever came.
+    NoPublisher,
+    /// The stream's codec is not among those that the viewer accepted.
+    CodecChanged,
+    /// The server stops.
+    Stopping,
+    /// DTLS failed, or str0m gave up.
+    Failed,
+}
+
+/// From shard to shard. Lossy: bounded, dropped and counted when the queue is full.
+#[derive(Debug)]
+pub enum PeerMessage {
+    /// A publisher's packet for the viewers of the receiving shard.
+    Media(Arc<MediaPacket>),
+    /// A datagram of a session that the receiving shard owns.
+    Datagram(Box<ForeignDatagram>),
+    /// A viewer needs a keyframe of a stream whose publisher lives on the receiving shard.
+    KeyframeRequest { stream: StreamId },
+}
+
+/// A datagram that the kernel delivered to another shard than its session's.
+#[derive(Debug)]
+pub struct ForeignDatagram {
+    pub socket: SocketId,
+    pub remote: SocketAddr,
+    pub data: Box<[u8]>,
+}

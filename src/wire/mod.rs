@@ -1,0 +1,5 @@
+//! Pure codecs for what goes over the wire. No state, no clock, no sockets.
+
+pub mod codec;
+pub mod packet;
+pub mod sdp;
