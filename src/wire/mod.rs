@@ -1,5 +1,6 @@
 //! Pure codecs for what goes over the wire. No state, no clock, no sockets.
 
+pub mod classify;
 pub mod codec;
 pub mod packet;
 pub mod sdp;
