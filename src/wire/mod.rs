@@ -4,3 +4,4 @@ pub mod classify;
 pub mod codec;
 pub mod packet;
 pub mod sdp;
+pub mod stun;
