@@ -11,6 +11,8 @@ pub mod metrics;
 
 pub mod wire;
 
+pub mod srtp;
+
 pub mod session;
 
 pub mod forward;

@@ -1,0 +1,405 @@
+//! Our DTLS provider for str0m: dimpl with one configuration for all sessions, and word of what was negotiated.
+//!
+//! str0m's own provider builds a `dimpl::Config` for every `Rtc`, and with it runs a self-test of all ciphers: about
+//! 1.1 ms a join, against 0.02 ms with the configuration kept (design/str0m.md §2.2).
+//!
+//! dimpl's DTLS 1.2 server takes the first SRTP profile of its own order that the client offers: AEAD_AES_256_GCM,
+//! AEAD_AES_128_GCM, then AES128_CM_SHA1_80. Its 1.3 server follows the client, and browsers put the slow
+//! AES128_CM_SHA1_80 first. So a session stays on DTLS 1.2, str0m's default, and answers as DTLS server.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use str0m_proto::crypto::dtls::{DtlsCert, DtlsImplError, DtlsInstance, DtlsOutput, DtlsProvider};
+pub use str0m_proto::crypto::dtls::{ProtocolVersion, SrtpProfile};
+use str0m_proto::crypto::{CryptoError, CryptoProvider, DtlsVersion};
+
+/// Datagrams of a handshake are at most this long: str0m's own target for all that it sends. It cannot differ between
+/// sessions, since they share one configuration.
+const MTU_BYTES: usize = str0m::DATAGRAM_MTU_TARGET;
+
+/// Wait before a flight is sent again, doubled each time. RFC 6347 §4.2.4.1 says 1 s unless more is known: ICE has just
+/// seen the path work, and few viewers are farther than 200 ms away. A lost flight then costs 0.2 s of black, not 1 s.
+const FLIGHT_RTO: Duration = Duration::from_millis(200);
+
+/// 0.2 s × (2⁸ − 1) = 51 s: the handshake's own limit of 40 s is reached first. More than dimpl's 4, because a
+/// ClientHello that comes again draws on it too, and libwebrtc repeats its own after 50 ms.
+const FLIGHT_RETRIES: usize = 7;
+
+/// Certificate and private key that all sessions of a process show: self-signed, ECDSA P-256.
+///
+/// Peers know it by the fingerprint in our SDP, so one serves all, and saves 7–25 µs a join.
+#[derive(Clone)]
+pub struct Certificate(DtlsCert);
+
+/// A key pair or its certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("no DTLS certificate: {0}")]
+pub struct CertificateError(#[source] dimpl::certificate::CertificateError);
+
+impl Certificate {
+    /// Makes a new one, valid for a year from now. Asks the operating system for time and randomness: at start-up only.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system has no randomness.
+    pub fn generate() -> Result<Certificate, CertificateError> {
+        dimpl::certificate::generate_self_signed_certificate().map(Certificate).map_err(CertificateError)
+    }
+
+    /// For `RtcConfig::set_dtls_cert`.
+    pub fn to_str0m(&self) -> DtlsCert {
+        self.0.clone()
+    }
+
+    /// SHA-256 as `a=fingerprint:sha-256` writes it: `AF:12:…`.
+    pub fn fingerprint(&self) -> String {
+        self.0.fingerprint_str()
+    }
+}
+
+/// Never the key.
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Certificate").field(&self.fingerprint()).finish()
+    }
+}
+
+/// What `RtcConfig::set_crypto_provider` takes: aws-lc-rs throughout, DTLS by this file. One per process is enough.
+pub fn crypto_provider() -> Arc<CryptoProvider> {
+    static DTLS: SharedConfigDtls = SharedConfigDtls;
+    Arc::new(CryptoProvider { dtls_provider: &DTLS, ..str0m_aws_lc_rs::default_provider() })
+}
+
+/// Learns what the session that `build` makes will negotiate.
+///
+/// str0m makes its DTLS instance inside `RtcConfig::build`, with no place for an argument of ours. So the instance
+/// finds the handle in a thread-local that is set only while `build` runs:
+///
+/// ```text
+/// observe ──> BUILDING ──> build() ──> RtcConfig::build ──> new_dtls takes the handle out of BUILDING
+///    └────────────────────────> Observed <── poll_output, when the keying material passes
+/// ```
+///
+/// The handle belongs to the first DTLS instance of [`crypto_provider`] that `build` makes on this thread. Without any
+/// it stays empty.
+pub fn observe<T>(build: impl FnOnce() -> T) -> (T, Observed) {
+    let observed = Observed::default();
+    let _restore = Restore(BUILDING.replace(Some(observed.clone())));
+    (build(), observed)
+}
+
+/// What one session's handshake led to; empty until then. Cheap to clone, to read and to send to another thread.
+#[derive(Clone, Debug, Default)]
+pub struct Observed(Arc<OnceLock<Negotiated>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Negotiated {
+    version: Option<ProtocolVersion>,
+    profile: SrtpProfile,
+}
+
+impl Observed {
+    /// How media is encrypted.
+    pub fn profile(&self) -> Option<SrtpProfile> {
+        self.0.get().map(|n| n.profile)
+    }
+
+    pub fn version(&self) -> Option<ProtocolVersion> {
+        self.0.get().and_then(|n| n.version)
+    }
+}
+
+thread_local! {
+    static BUILDING: RefCell<Option<Observed>> = const { RefCell::new(None) };
+}
+
+/// Puts back what an outer `observe` had set, also when `build` panics: a later session must not find this handle.
+struct Restore(Option<Observed>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        BUILDING.set(self.0.take());
+    }
+}
+
+#[derive(Debug)]
+struct SharedConfigDtls;
+
+impl DtlsProvider for SharedConfigDtls {
+    fn generate_certificate(&self) -> Option<DtlsCert> {
+        Certificate::generate().ok().map(|c| c.0)
+    }
+
+    fn new_dtls(
+        &self,
+        cert: &DtlsCert,
+        now: Instant,
+        dtls_version: DtlsVersion,
+        // Ours is fixed: see `MTU_BYTES`.
+        _mtu: Option<usize>,
+    ) -> Result<Box<dyn DtlsInstance>, CryptoError> {
+        let config = config()?;
+        let cert = cert.clone();
+        let dtls = match dtls_version {
+            DtlsVersion::Dtls12 => dimpl::Dtls::new_12(config, cert, now),
+            DtlsVersion::Dtls13 => dimpl::Dtls::new_13(config, cert, now),
+            DtlsVersion::Auto => dimpl::Dtls::new_auto(config, cert, now),
+            other => return Err(CryptoError::Other(format!("unknown DTLS version {other}"))),
+        };
+        let observed = BUILDING.take();
+        Ok(Box::new(ObservedDtls { dtls, observed }))
+    }
+}
+
+/// The configuration of all sessions, made at the first.
+fn config() -> Result<Arc<dimpl::Config>, CryptoError> {
+    static CONFIG: OnceLock<Arc<dimpl::Config>> = OnceLock::new();
+    if let Some(config) = CONFIG.get() {
+        return Ok(config.clone());
+    }
+    let config = dimpl::Config::builder()
+        .with_crypto_provider(str0m_aws_lc_rs::dimpl_crypto_provider())
+        // Only 4-tuples that ICE has verified reach DTLS, which is what a cookie would prove.
+        .use_server_cookie(false)
+        .mtu(MTU_BYTES)
+        .flight_start_rto(FLIGHT_RTO)
+        .flight_retries(FLIGHT_RETRIES)
+        .build()
+        .map_err(|e| CryptoError::Other(format!("DTLS configuration: {e}")))?;
+    // Two threads may get here at once; they agree on the one that comes first.
+    Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
+}
+
+/// A dimpl endpoint that tells its handle when keying material passes by. The key bytes go on to str0m unseen.
+struct ObservedDtls {
+    dtls: dimpl::Dtls,
+    observed: Option<Observed>,
+}
+
+impl fmt::Debug for ObservedDtls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.dtls.fmt(f)
+    }
+}
+
+impl DtlsInstance for ObservedDtls {
+    fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> DtlsOutput<'a> {
+        let output = self.dtls.poll_output(buf);
+        if let DtlsOutput::KeyingMaterial(_, profile) = &output
+            && let Some(observed) = &self.observed
+        {
+            let version = self.dtls.protocol_version();
+            // One handshake a session: were there a second, the first stays.
+            let _ = observed.0.set(Negotiated { version, profile: *profile });
+        }
+        output
+    }
+
+    fn set_active(&mut self, active: bool) {
+        self.dtls.set_active(active);
+    }
+
+    fn handle_packet(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
+        self.dtls.handle_packet(packet)
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), DtlsImplError> {
+        self.dtls.handle_timeout(now)
+    }
+
+    fn send_application_data(&mut self, data: &[u8]) -> Result<usize, DtlsImplError> {
+        self.dtls.send_application_data(data)
+    }
+
+    fn is_active(&self) -> bool {
+        self.dtls.is_active()
+    }
+
+    fn protocol_version(&self) -> Option<ProtocolVersion> {
+        self.dtls.protocol_version()
+    }
+
+    fn is_closing(&self) -> bool {
+        self.dtls.is_closing()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.dtls.is_closed()
+    }
+
+    fn close(&mut self) -> Result<(), DtlsImplError> {
+        self.dtls.close()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::net::SocketAddr;
+
+    use str0m::media::{Direction, MediaKind};
+    use str0m::net::{Protocol, Receive};
+    use str0m::{Candidate, Input, Output, Rtc, RtcConfig};
+
+    use super::*;
+    use crate::wire::classify::{Kind, classify};
+
+    /// One end of an in-memory path without delay or loss.
+    struct Peer {
+        rtc: Rtc,
+        observed: Observed,
+        addr: SocketAddr,
+        timeout: Instant,
+    }
+
+    type Packets = VecDeque<str0m::net::Transmit>;
+
+    impl Peer {
+        fn new(config: RtcConfig, port: u16, now: Instant) -> Peer {
+            let config = config.set_crypto_provider(crypto_provider());
+            let (mut rtc, observed) = observe(|| config.build(now));
+            let addr = SocketAddr::from(([10, 0, 0, 1], port));
+            rtc.add_local_candidate(Candidate::host(addr, "udp").unwrap()).unwrap();
+            Peer { rtc, observed, addr, timeout: now }
+        }
+
+        fn drain(&mut self, out: &mut Packets) {
+            loop {
+                match self.rtc.poll_output().unwrap() {
+                    Output::Transmit(t) => out.push_back(t),
+                    Output::Event(_) => {}
+                    Output::Timeout(at) => break self.timeout = at,
+                }
+            }
+        }
+
+        fn handle(&mut self, now: Instant, packet: Option<&str0m::net::Transmit>, out: &mut Packets) {
+            let input = match packet {
+                None => Input::Timeout(now),
+                Some(t) => {
+                    Input::Receive(now, Receive::new(Protocol::Udp, t.source, t.destination, &t.contents).unwrap())
+                }
+            };
+            self.rtc.handle_input(input).unwrap();
+            self.drain(out);
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "str0m wants a std instant to count virtual time from")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    /// Returns how long it takes. Virtual time stands still while packets are on their way, and jumps to the next
+    /// timeout when none are. The first `lost` datagrams of the DTLS server are dropped.
+    fn connect(offerer: &mut Peer, answerer: &mut Peer, start: Instant, mut lost: usize) -> Duration {
+        let mut changes = offerer.rtc.sdp_api();
+        changes.add_media(MediaKind::Video, Direction::SendOnly, None, None, None);
+        let (offer, pending) = changes.apply().unwrap();
+        let answer = answerer.rtc.sdp_api().accept_offer(offer).unwrap();
+        offerer.rtc.sdp_api().accept_answer(pending, answer).unwrap();
+
+        let mut now = start;
+        let mut packets = Packets::new();
+        offerer.drain(&mut packets);
+        answerer.drain(&mut packets);
+        while !(offerer.rtc.is_connected() && answerer.rtc.is_connected()) {
+            if let Some(packet) = packets.pop_front() {
+                if lost > 0 && packet.source == answerer.addr && classify(&packet.contents) == Some(Kind::Dtls) {
+                    lost -= 1;
+                    continue;
+                }
+                let to = if packet.destination == offerer.addr { &mut *offerer } else { &mut *answerer };
+                to.handle(now, Some(&packet), &mut packets);
+                continue;
+            }
+            now = now.max(offerer.timeout.min(answerer.timeout));
+            assert!(now < start + Duration::from_secs(10), "not connected in 10 s of virtual time");
+            offerer.handle(now, None, &mut packets);
+            answerer.handle(now, None, &mut packets);
+        }
+        now - start
+    }
+
+    #[test]
+    fn two_peers_connect_and_both_observe_an_aead_profile() {
+        let start = start();
+        let certificate = Certificate::generate().unwrap();
+        let mut offerer = Peer::new(RtcConfig::new(), 1, start);
+        let lite = RtcConfig::new().set_ice_lite(true).set_dtls_cert(certificate.to_str0m());
+        let mut answerer = Peer::new(lite, 2, start);
+        assert_eq!(answerer.observed.profile(), None);
+        assert_eq!(answerer.observed.version(), None);
+
+        connect(&mut offerer, &mut answerer, start, 0);
+
+        for peer in [&offerer, &answerer] {
+            assert_eq!(peer.observed.profile(), Some(SrtpProfile::AEAD_AES_256_GCM));
+            assert_eq!(peer.observed.version(), Some(ProtocolVersion::DTLS1_2));
+        }
+    }
+
+    #[test]
+    fn a_lost_flight_is_repaired_within_half_a_second() {
+        let start = start();
+        let time_with = |lost| {
+            let mut offerer = Peer::new(RtcConfig::new(), 1, start);
+            let mut answerer = Peer::new(RtcConfig::new().set_ice_lite(true), 2, start);
+            connect(&mut offerer, &mut answerer, start, lost)
+        };
+        let repair = time_with(1).saturating_sub(time_with(0));
+        assert!(repair > Duration::ZERO, "something was lost");
+        assert!(repair < Duration::from_millis(500), "{repair:?}");
+    }
+
+    #[test]
+    fn all_sessions_share_one_configuration() {
+        assert!(Arc::ptr_eq(&config().unwrap(), &config().unwrap()));
+    }
+
+    #[test]
+    fn the_answer_shows_the_fingerprint_of_the_certificate() {
+        let start = start();
+        let certificate = Certificate::generate().unwrap();
+        let mut offerer = Peer::new(RtcConfig::new(), 1, start);
+        let lite = RtcConfig::new().set_ice_lite(true).set_dtls_cert(certificate.to_str0m());
+        let mut answerer = Peer::new(lite, 2, start);
+        let mut changes = offerer.rtc.sdp_api();
+        changes.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None);
+        let (offer, _pending) = changes.apply().unwrap();
+        let answer = answerer.rtc.sdp_api().accept_offer(offer).unwrap().to_sdp_string();
+        assert!(answer.contains(&format!("a=fingerprint:sha-256 {}", certificate.fingerprint())), "{answer}");
+    }
+
+    #[test]
+    fn each_session_has_a_handle_of_its_own_even_when_nested() {
+        let start = start();
+        let build = || RtcConfig::new().set_crypto_provider(crypto_provider()).build(start);
+        let ((_inner, inner), outer) = observe(|| observe(build));
+        assert_eq!(Arc::strong_count(&inner.0), 2, "held by its session");
+        assert_eq!(Arc::strong_count(&outer.0), 1, "built no session");
+        assert!(BUILDING.take().is_none());
+    }
+
+    #[test]
+    fn a_build_that_panics_leaves_no_handle_behind() {
+        let result = std::panic::catch_unwind(|| observe(|| panic!("on purpose")));
+        assert!(result.is_err());
+        assert!(BUILDING.take().is_none());
+    }
+
+    #[test]
+    fn a_certificate_never_shows_its_key() {
+        let certificate = Certificate::generate().unwrap();
+        assert_eq!(format!("{certificate:?}"), format!("Certificate({:?})", certificate.fingerprint()));
+    }
+
+    #[test]
+    fn a_handle_moves_between_threads() {
+        fn assert_send_sync<T: Send + Sync>() {}
+        assert_send_sync::<Observed>();
+    }
+}

@@ -1,0 +1,3 @@
+//! Keys and ciphers: the DTLS that yields SRTP keys.
+
+pub mod dtls;
