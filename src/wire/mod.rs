@@ -2,6 +2,7 @@
 
 pub mod classify;
 pub mod codec;
+pub mod keyframe;
 pub mod packet;
 pub mod sdp;
 pub mod stun;
