@@ -1,7 +1,7 @@
 //! Our DTLS provider for str0m: dimpl with one configuration for all sessions, and word of what was negotiated.
 //!
 //! str0m's own provider builds a `dimpl::Config` for every `Rtc`, and with it runs a self-test of all ciphers: about
-//! 1.1 ms a join, against 0.02 ms with the configuration kept (design/str0m.md §2.2).
+//! 1.1 ms a join, against 0.02 ms with the configuration kept (median of 100 on 2 vCPUs of a Xeon).
 //!
 //! dimpl's DTLS 1.2 server takes the first SRTP profile of its own order that the client offers: AEAD_AES_256_GCM,
 //! AEAD_AES_128_GCM, then AES128_CM_SHA1_80. Its 1.3 server follows the client, and browsers put the slow
