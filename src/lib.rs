@@ -1,20 +1,27 @@
 //! manycast: a WebRTC SFU and edge relay. One stream in, every core out.
+//!
+//! The modules stand in the order of their layers; each uses only those above its own line. See ARCHITECTURE.md.
 
 #![deny(unsafe_code)]
 
+// L0: words that everything else is written in.
 pub mod datagram;
 pub mod id;
 pub mod limits;
 pub mod units;
 
+// L1: packet I/O, queues between shards, counters. They know no RTP.
 pub mod metrics;
 
+// L2: pure codecs.
 pub mod wire;
 
+// L3: keys and ciphers.
 pub mod srtp;
 
+// L4: one peer connection; who gets which packet.
+pub mod forward;
 pub mod session;
 
-pub mod forward;
-
+// L5: one core's world.
 pub mod shard;

@@ -50,3 +50,12 @@ pub const PUBLISHER_GRACE: Duration = Duration::from_secs(30);
 
 /// A viewer of the legacy endpoint waits so long for the first publisher.
 pub const VIEWER_WAIT: Duration = Duration::from_secs(60);
+
+/// Largest datagram with DTLS or media: an Ethernet MTU. str0m's own packet memory is 2000 bytes.
+pub const MEDIA_DATAGRAM_BYTES_MAX: usize = 1500;
+
+/// Header and sender's SSRC (8), index (4) and the shortest tag that we negotiate (10): RFC 3711 §3.4.
+pub const SRTCP_BYTES_MIN: usize = 22;
+
+/// How often a shard reports its figures to control.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,3 +1,6 @@
 //! Who gets which packet, rewritten how.
 
+pub mod canonical;
+pub mod fanout;
+pub mod keyframes;
 pub mod table;

@@ -1,5 +1,249 @@
-//! Names, per-shard plain counters, drop reasons, Prometheus text.
+//! What is counted: per shard in plain fields, handed over once a second, summed and rendered by control.
 
-/// What one shard has counted since its start, and its streams' figures.
+mod prometheus;
+
+use std::time::Duration;
+
+use crate::id::ShardId;
+
+pub use prometheus::{Gauges, render};
+
+/// Why a datagram or a packet went no further. Each received datagram ends in exactly one of consumed, forwarded, or
+/// one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// No protocol of ours by its first bytes (RFC 7983), or too short for what it claims to be.
+    Unclassified,
+    /// Longer than any media packet.
+    Oversize,
+    /// A STUN message that does not hold together.
+    StunMalformed,
+    /// A STUN message that no ICE-lite agent expects: not a Binding request.
+    StunUnexpected,
+    /// A Binding request for nobody here.
+    StunUnknownUfrag,
+    /// A Binding request that its session's password does not authenticate.
+    StunBadIntegrity,
+    /// A Binding request for a session that has just ended.
+    SessionGone,
+    /// DTLS from an address that no authenticated STUN has validated.
+    DtlsUnknownRemote,
+    /// Media from an address that no authenticated STUN has validated.
+    MediaUnknownRemote,
+    /// Media before its session's DTLS is up.
+    MediaBeforeDtls,
+    /// SRTCP too short for header, tag and index.
+    RtcpTooShort,
+    /// Right first bytes, but str0m cannot read it.
+    Unreadable,
+    /// RTP that gave no media: replayed, forged, of no negotiated payload type, or a repair that came twice.
+    RtpDiscarded,
+    /// The queue to the shard that owns the session is full.
+    PeerQueueFull,
+    /// Handed over by another shard, but this one does not own the session either.
+    Misrouted,
+    /// Media of a publisher that was replaced, or from before a switch.
+    Stale,
+    /// Video that nobody can decode yet: everything waits for a keyframe.
+    AwaitingKeyframe,
+    /// Nothing but padding.
+    Padding,
+    /// A copy that its viewer has no payload type for.
+    NoPayloadType,
+    /// A copy from before its viewer's first packet.
+    BeforeStart,
+}
+
+impl DropReason {
+    pub const ALL: [DropReason; 20] = [
+        DropReason::Unclassified,
+        DropReason::Oversize,
+        DropReason::StunMalformed,
+        DropReason::StunUnexpected,
+        DropReason::StunUnknownUfrag,
+        DropReason::StunBadIntegrity,
+        DropReason::SessionGone,
+        DropReason::DtlsUnknownRemote,
+        DropReason::MediaUnknownRemote,
+        DropReason::MediaBeforeDtls,
+        DropReason::RtcpTooShort,
+        DropReason::Unreadable,
+        DropReason::RtpDiscarded,
+        DropReason::PeerQueueFull,
+        DropReason::Misrouted,
+        DropReason::Stale,
+        DropReason::AwaitingKeyframe,
+        DropReason::Padding,
+        DropReason::NoPayloadType,
+        DropReason::BeforeStart,
+    ];
+
+    /// The value of the label `reason`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DropReason::Unclassified => "unclassified",
+            DropReason::Oversize => "oversize",
+            DropReason::StunMalformed => "stun_malformed",
+            DropReason::StunUnexpected => "stun_unexpected",
+            DropReason::StunUnknownUfrag => "stun_unknown_ufrag",
+            DropReason::StunBadIntegrity => "stun_bad_integrity",
+            DropReason::SessionGone => "session_gone",
+            DropReason::DtlsUnknownRemote => "dtls_unknown_remote",
+            DropReason::MediaUnknownRemote => "media_unknown_remote",
+            DropReason::MediaBeforeDtls => "media_before_dtls",
+            DropReason::RtcpTooShort => "rtcp_too_short",
+            DropReason::Unreadable => "unreadable",
+            DropReason::RtpDiscarded => "rtp_discarded",
+            DropReason::PeerQueueFull => "peer_queue_full",
+            DropReason::Misrouted => "misrouted",
+            DropReason::Stale => "stale",
+            DropReason::AwaitingKeyframe => "awaiting_keyframe",
+            DropReason::Padding => "padding",
+            DropReason::NoPayloadType => "no_payload_type",
+            DropReason::BeforeStart => "before_start",
+        }
+    }
+}
+
+/// Drops by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drops([u64; DropReason::ALL.len()]);
+
+impl Drops {
+    pub fn count(&mut self, reason: DropReason) {
+        self.0[reason as usize] += 1;
+    }
+
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+/// What a shard counts. Cumulative since its start.
 #[derive(Clone, Debug, Default)]
-pub struct ShardReport {}
+pub struct Counters {
+    pub datagrams_received: u64,
+    pub bytes_received: u64,
+    /// STUN, DTLS and RTCP that reached their session.
+    pub datagrams_consumed: u64,
+    /// Datagrams of sessions that other shards own, given to them.
+    pub datagrams_handed_over: u64,
+    /// Datagrams of sessions of this shard, given by others.
+    pub datagrams_taken_over: u64,
+    pub datagrams_sent: u64,
+    pub bytes_sent: u64,
+    /// Dropped because the socket's send buffer was full.
+    pub send_would_block: u64,
+    pub send_errors: u64,
+    /// Publishers' packets that were decrypted here.
+    pub media_received: u64,
+    pub media_received_bytes: u64,
+    /// Copies given to viewers' sessions.
+    pub media_forwarded: u64,
+    pub media_forwarded_bytes: u64,
+    /// Packets pushed to other shards.
+    pub peer_packets_sent: u64,
+    /// Viewers' PLI and FIR, and joins.
+    pub keyframe_requests_received: u64,
+    pub keyframe_requests_sent: u64,
+    pub keyframes_received: u64,
+    pub sessions_started: u64,
+    pub sessions_ended: u64,
+    pub drops: Drops,
+    /// From a datagram's receipt to the end of the flush that sent its last copy.
+    pub latency: Latency,
+}
+
+/// A histogram of forwarding latency.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// One more than the bounds: the last one is everything above.
+    buckets: [u64; Latency::BOUNDS.len() + 1],
+    sum: Duration,
+}
+
+impl Latency {
+    /// Upper bounds of the buckets.
+    pub const BOUNDS: [Duration; 12] = [
+        Duration::from_micros(20),
+        Duration::from_micros(50),
+        Duration::from_micros(100),
+        Duration::from_micros(200),
+        Duration::from_micros(500),
+        Duration::from_millis(1),
+        Duration::from_millis(2),
+        Duration::from_millis(5),
+        Duration::from_millis(10),
+        Duration::from_millis(20),
+        Duration::from_millis(50),
+        Duration::from_millis(100),
+    ];
+
+    pub fn observe(&mut self, latency: Duration) {
+        let bucket = Latency::BOUNDS.iter().position(|b| latency <= *b).unwrap_or(Latency::BOUNDS.len());
+        self.buckets[bucket] += 1;
+        self.sum += latency;
+    }
+
+    pub fn buckets(&self) -> &[u64] {
+        &self.buckets
+    }
+
+    pub fn sum(&self) -> Duration {
+        self.sum
+    }
+
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    pub fn add(&mut self, other: &Latency) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
+            *mine += theirs;
+        }
+        self.sum += other.sum;
+    }
+}
+
+/// One shard's figures as they are rendered.
+#[derive(Clone, Debug)]
+pub struct ShardFigures {
+    pub shard: ShardId,
+    pub counters: Counters,
+    pub publishers: usize,
+    pub viewers: usize,
+    /// Events of the I/O backend, filled in by the driver: name and count.
+    pub backend: Vec<(&'static str, u64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_place_and_its_own_name() {
+        let mut drops = Drops::default();
+        let mut names = std::collections::BTreeSet::new();
+        for (i, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, i);
+            drops.count(reason);
+            assert_eq!(drops.of(reason), 1);
+            assert!(names.insert(reason.name()));
+        }
+        assert_eq!(drops.total(), DropReason::ALL.len() as u64);
+    }
+
+    #[test]
+    fn latency_falls_into_the_bucket_that_holds_it() {
+        let mut latency = Latency::default();
+        latency.observe(Duration::from_micros(20));
+        latency.observe(Duration::from_micros(21));
+        latency.observe(Duration::from_secs(1));
+        assert_eq!((latency.buckets()[0], latency.buckets()[1], latency.buckets()[12]), (1, 1, 1));
+        assert_eq!(latency.count(), 3);
+    }
+}

@@ -1,3 +1,465 @@
 //! One peer connection, sans-IO: a publisher or a viewer.
+//!
+//! Feed it with `handle_*`, then call [`Session::poll_output`] until it is idle, then again when
+//! [`Session::next_timeout`] has come. Nothing here knows that sockets or other sessions exist.
 
 pub mod negotiate;
+mod peer;
+mod publisher;
+mod viewer;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use str0m::media::MediaKind;
+use str0m::{Candidate, Event as RtcEvent, IceConnectionState};
+use tracing::{debug, info, warn};
+
+use crate::datagram::{SendBatch, SocketId};
+use crate::id::{SessionId, StreamId};
+use crate::limits;
+use crate::srtp::dtls::Observed;
+use crate::units::Instant;
+use crate::wire::packet::{CanonicalPacket, MediaPacket};
+use crate::wire::sdp::Offer;
+use peer::{Peer, PeerError, Polled};
+use publisher::Publisher;
+use viewer::Viewer;
+
+pub use publisher::TrackStarted;
+pub use viewer::Forwarded;
+
+/// Publisher or viewer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    Publisher,
+    Viewer,
+}
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Publisher => "publisher",
+            Role::Viewer => "viewer",
+        }
+    }
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// DELETE on the session's URL.
+    Deleted,
+    /// DTLS close_notify from the client.
+    ClosedByPeer,
+    /// No DTLS within the connect timeout.
+    NeverConnected,
+    /// No authenticated packet for the dead timeout.
+    Dead,
+    /// Another publisher took the stream over.
+    TakenOver,
+    /// The publisher's grace ran out, or none ever came.
+    NoPublisher,
+    /// The stream's codec is not among those that the viewer accepted.
+    CodecChanged,
+    /// The server stops.
+    Stopping,
+    /// DTLS failed, or str0m gave up.
+    Failed,
+}
+
+/// Our side of an ICE restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IceRestart {
+    pub ufrag: String,
+    pub pwd: String,
+}
+
+/// What a session says to its shard.
+#[derive(Debug)]
+pub enum Output {
+    /// ICE, DTLS and SRTP are up.
+    Connected,
+    /// A publisher's packet.
+    Media(MediaPacket),
+    /// A publisher's track sent its first packet, or the first one in another format.
+    TrackStarted(TrackStarted),
+    /// A viewer sent PLI or FIR for its video.
+    KeyframeRequested,
+    /// The last output of a session.
+    Closed(CloseReason),
+}
+
+/// What one poll gave.
+#[derive(Debug)]
+pub enum Poll {
+    Output(Output),
+    /// Nothing until the next input or [`Session::next_timeout`].
+    Idle,
+}
+
+/// One peer connection.
+pub struct Session {
+    pub id: SessionId,
+    pub stream: StreamId,
+    peer: Peer,
+    plane: Plane,
+    state: State,
+    created: Instant,
+    /// The last packet that STUN or SRTP has authenticated.
+    last_authenticated: Instant,
+    /// Said with the next poll.
+    pending: VecDeque<Output>,
+    /// str0m must be told the time before its output is complete: packets or requests were put in.
+    touched: bool,
+    /// Replayed with new credentials at an ICE restart.
+    offer: Option<Offer>,
+    observed: Observed,
+}
+
+enum Plane {
+    Publisher(Publisher),
+    Viewer(Viewer),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Connecting,
+    Live,
+    /// str0m says goodbye; whatever it still sends goes out.
+    Closing(CloseReason),
+    Closed,
+}
+
+impl Session {
+    fn new(now: Instant, id: SessionId, stream: StreamId, peer: Peer, plane: Plane) -> Session {
+        Session {
+            id,
+            stream,
+            peer,
+            plane,
+            state: State::Connecting,
+            created: now,
+            last_authenticated: now,
+            pending: VecDeque::new(),
+            touched: false,
+            offer: None,
+            observed: Observed::default(),
+        }
+    }
+
+    fn publisher(now: Instant, id: SessionId, stream: StreamId, peer: Peer, plane: Publisher) -> Session {
+        Session::new(now, id, stream, peer, Plane::Publisher(plane))
+    }
+
+    fn viewer(now: Instant, id: SessionId, stream: StreamId, peer: Peer, plane: Viewer) -> Session {
+        Session::new(now, id, stream, peer, Plane::Viewer(plane))
+    }
+
+    fn with(mut self, offer: Offer, observed: Observed) -> Session {
+        self.offer = Some(offer);
+        self.observed = observed;
+        self
+    }
+
+    pub fn role(&self) -> Role {
+        match self.plane {
+            Plane::Publisher(_) => Role::Publisher,
+            Plane::Viewer(_) => Role::Viewer,
+        }
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.state == State::Live
+    }
+
+    /// Feeds a datagram that the shard's gate has let through. Returns whether str0m could read it at all.
+    ///
+    /// `authenticated`: the gate has verified its STUN integrity.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        remote: SocketAddr,
+        data: &[u8],
+        authenticated: bool,
+    ) -> bool {
+        if authenticated {
+            self.last_authenticated = now;
+        }
+        match self.peer.handle_receive(now, socket, remote, data) {
+            Ok(read) => read,
+            Err(e) => {
+                self.fail(e);
+                true
+            }
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self.state {
+            State::Closed => return,
+            State::Connecting if now >= self.created + limits::CONNECT_TIMEOUT => {
+                return self.close(now, CloseReason::NeverConnected);
+            }
+            State::Live if now >= self.last_authenticated + limits::DEAD_TIMEOUT => {
+                return self.close(now, CloseReason::Dead);
+            }
+            _ => {}
+        }
+        if now >= self.peer.deadline()
+            && let Err(e) = self.peer.handle_timeout(now)
+        {
+            return self.fail(e);
+        }
+        if let Plane::Publisher(publisher) = &mut self.plane
+            && self.state == State::Live
+            && publisher.pli_due(now)
+        {
+            self.request_keyframe();
+        }
+    }
+
+    /// Sends a packet to this viewer with the next poll. Several may be given before that.
+    pub fn handle_media(&mut self, canonical: &CanonicalPacket) -> Forwarded {
+        let Plane::Viewer(viewer) = &mut self.plane else {
+            return Forwarded::NotWanted;
+        };
+        if self.state != State::Live {
+            return Forwarded::NotWanted;
+        }
+        // A sender report says which wall clock time a timestamp stands for: the packet's arrival, the same for audio
+        // and video, so their distance is kept.
+        let wallclock = self.peer.std(canonical.packet.arrival);
+        self.touched = true;
+        match self.peer.with_rtc(|rtc| Ok(viewer.forward(wallclock, rtc, canonical))) {
+            Ok(forwarded) => forwarded,
+            Err(e) => {
+                self.fail(e);
+                Forwarded::NotWanted
+            }
+        }
+    }
+
+    /// Asks this publisher's encoder for a keyframe. False when it sends no video or is not connected.
+    pub fn request_keyframe(&mut self) -> bool {
+        let Plane::Publisher(publisher) = &self.plane else {
+            return false;
+        };
+        if self.state != State::Live {
+            return false;
+        }
+        self.touched = true;
+        self.peer.with_rtc(|rtc| Ok(publisher.request_keyframe(rtc))).unwrap_or_else(|e| {
+            self.fail(e);
+            false
+        })
+    }
+
+    /// Trickled candidates, as the values of `a=candidate`. We never check them (ICE-lite); those that cannot be read
+    /// or resolved are dropped silently (RFC 9725 §4.3.2).
+    pub fn add_remote_candidates(&mut self, candidates: &[String]) {
+        for line in candidates {
+            let Ok(candidate) = Candidate::from_sdp_string(line) else { continue };
+            let added = self.peer.with_rtc(|rtc| {
+                rtc.add_remote_candidate(candidate);
+                Ok(())
+            });
+            if let Err(e) = added {
+                return self.fail(e);
+            }
+        }
+    }
+
+    /// The client restarts ICE: new credentials on both sides, DTLS and media go on.
+    ///
+    /// # Errors
+    /// What str0m said; the old ICE session stays.
+    pub fn restart_ice(&mut self, ufrag: &str, pwd: &str, candidates: &[String]) -> Result<IceRestart, String> {
+        let offer = self.offer.as_ref().ok_or("no offer to restart from")?;
+        // str0m takes an offer that differs in its ICE credentials only for a restart.
+        let sdp = offer.with_ice(ufrag, pwd, candidates).sdp;
+        let direction = if self.role() == Role::Publisher { "sendonly" } else { "recvonly" };
+        let restarted = self.peer.with_rtc(|rtc| negotiate::restart(rtc, &sdp, direction));
+        match restarted {
+            Ok(creds) => {
+                self.touched = true;
+                debug!(session = %self.id, "ICE restarted");
+                Ok(IceRestart { ufrag: creds.ufrag, pwd: creds.pass })
+            }
+            Err(e @ PeerError::Rtc(_)) => Err(e.to_string()),
+            Err(e @ PeerError::Panicked) => {
+                let reason = e.to_string();
+                self.fail(e);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Says goodbye (RTCP BYE, DTLS close_notify) and ends with [`Output::Closed`].
+    pub fn close(&mut self, _now: Instant, reason: CloseReason) {
+        if matches!(self.state, State::Closing(_) | State::Closed) {
+            return;
+        }
+        self.state = State::Closing(reason);
+        self.touched = true;
+        if let Err(e) = self.peer.with_rtc(|rtc| Ok(rtc.close()?)) {
+            self.fail(e);
+        }
+    }
+
+    /// Datagrams go into `out`; everything else is returned, one at a time.
+    pub fn poll_output(&mut self, now: Instant, out: &mut SendBatch) -> Poll {
+        if self.state == State::Closed {
+            return self.pending.pop_front().map_or(Poll::Idle, Poll::Output);
+        }
+        if std::mem::take(&mut self.touched)
+            && let Err(e) = self.peer.handle_timeout(now)
+        {
+            self.fail(e);
+        }
+        loop {
+            if let Some(output) = self.pending.pop_front() {
+                return Poll::Output(output);
+            }
+            match self.peer.poll(out) {
+                Ok(Polled::Event(event)) => self.handle_event(now, event),
+                Ok(Polled::Idle) => match self.state {
+                    // str0m has nothing more to send: the goodbye is out.
+                    State::Closing(reason) => {
+                        self.state = State::Closed;
+                        return Poll::Output(Output::Closed(reason));
+                    }
+                    State::Live | State::Connecting if !self.peer.is_alive() => {
+                        self.state = State::Closed;
+                        return Poll::Output(Output::Closed(CloseReason::Failed));
+                    }
+                    _ => return Poll::Idle,
+                },
+                Err(e) => {
+                    self.fail(e);
+                    return self.pending.pop_front().map_or(Poll::Idle, Poll::Output);
+                }
+            }
+        }
+    }
+
+    pub fn next_timeout(&self) -> Instant {
+        let own = match self.state {
+            State::Connecting => self.created + limits::CONNECT_TIMEOUT,
+            State::Live => self.last_authenticated + limits::DEAD_TIMEOUT,
+            State::Closing(_) | State::Closed => Instant::FAR_FUTURE,
+        };
+        let plane = match &self.plane {
+            Plane::Publisher(p) => p.next_timeout(),
+            Plane::Viewer(_) => Instant::FAR_FUTURE,
+        };
+        own.min(plane).min(self.peer.deadline())
+    }
+
+    /// Kinds that this viewer takes.
+    pub fn wants(&self, kind: MediaKind) -> bool {
+        matches!(&self.plane, Plane::Viewer(v) if v.wants(kind))
+    }
+
+    /// Whether this viewer's video waits for a keyframe.
+    pub fn awaits_keyframe(&self) -> bool {
+        matches!(&self.plane, Plane::Viewer(v) if v.awaits_keyframe())
+    }
+
+    /// Whether the offer named this address as a candidate; others are peer-reflexive (RFC 8445 §7.3.1.3).
+    pub fn offered_candidate(&self, remote: SocketAddr) -> bool {
+        let ip = remote.ip().to_string();
+        let port = remote.port().to_string();
+        let Some(offer) = &self.offer else { return false };
+        offer.sdp.lines().filter_map(|l| l.strip_prefix("a=candidate:")).any(|l| {
+            let mut words = l.split_ascii_whitespace().skip(4);
+            words.next() == Some(ip.as_str()) && words.next() == Some(port.as_str())
+        })
+    }
+
+    fn handle_event(&mut self, now: Instant, event: RtcEvent) {
+        match event {
+            RtcEvent::RtpPacket(rtp) => self.handle_rtp(now, rtp),
+            RtcEvent::Connected => {
+                if self.state == State::Connecting {
+                    self.state = State::Live;
+                    self.last_authenticated = now;
+                    info!(
+                        session = %self.id,
+                        stream = %self.stream,
+                        role = self.role().name(),
+                        dtls = ?self.observed.version(),
+                        srtp = ?self.observed.profile(),
+                        after_ms = (now - self.created).as_millis() as u64,
+                        "DTLS connected"
+                    );
+                    self.pending.push_back(Output::Connected);
+                }
+            }
+            RtcEvent::IceConnectionStateChange(state) => {
+                // Advisory: after 15 s without a check str0m says Disconnected; media may still flow.
+                if state == IceConnectionState::Connected || state == IceConnectionState::Completed {
+                    info!(session = %self.id, state = ?state, "ICE connected");
+                } else {
+                    debug!(session = %self.id, state = ?state, "ICE");
+                }
+            }
+            RtcEvent::KeyframeRequest(request) => {
+                self.last_authenticated = now;
+                if let Plane::Viewer(viewer) = &self.plane
+                    && viewer.kind_of(request.mid) == Some(MediaKind::Video)
+                {
+                    self.pending.push_back(Output::KeyframeRequested);
+                }
+            }
+            RtcEvent::Closed => {
+                if !matches!(self.state, State::Closing(_) | State::Closed) {
+                    self.state = State::Closing(CloseReason::ClosedByPeer);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_rtp(&mut self, now: Instant, rtp: str0m::rtp::RtpPacket) {
+        self.last_authenticated = now;
+        let Plane::Publisher(publisher) = &mut self.plane else {
+            // A viewer has no business sending media; it was decrypted, so it is its own and only counted.
+            return;
+        };
+        let handled = self.peer.with_rtc(|rtc| Ok(publisher.handle_rtp(now, rtc, rtp)));
+        match handled {
+            Ok(Some((packet, started))) => {
+                if let Some(track) = started {
+                    info!(
+                        session = %self.id,
+                        stream = %self.stream,
+                        kind = %track.kind,
+                        codec = %track.format.codec,
+                        payload_type = track.payload_type,
+                        ssrc = track.ssrc,
+                        "track started"
+                    );
+                    self.pending.push_back(Output::TrackStarted(track));
+                }
+                self.pending.push_back(Output::Media(packet));
+            }
+            Ok(None) => {}
+            Err(e) => self.fail(e),
+        }
+    }
+
+    fn fail(&mut self, error: PeerError) {
+        if self.state == State::Closed {
+            return;
+        }
+        warn!(session = %self.id, role = self.role().name(), %error, "session failed");
+        let reason = match self.state {
+            State::Closing(reason) => reason,
+            _ => CloseReason::Failed,
+        };
+        self.state = State::Closed;
+        self.pending.push_back(Output::Closed(reason));
+    }
+}

@@ -1,21 +1,41 @@
 //! From a client's offer to a session and its answer.
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
+use str0m::change::SdpOffer;
+use str0m::format::{self, CodecConfig, CodecSpec, FormatParams, PayloadParams};
+use str0m::media::{Frequency, MediaKind, Mid, Pt};
+use str0m::rtp::{Extension, ExtensionMap};
+use str0m::{Candidate, IceCreds, Rtc};
 
-use crate::id::{Generation, SessionId, StreamId};
+use super::Session;
+use super::peer::{Peer, PeerError};
+use super::publisher::Publisher;
+use super::viewer::Viewer;
+use crate::id::{self, Generation, SessionId, StreamId};
+use crate::srtp::dtls::{self, Certificate, Observed};
 use crate::units::{Epoch, Instant};
-use crate::wire::codec::Format;
-use crate::wire::sdp::Offer;
+use crate::wire::codec::{Codec, Format};
+use crate::wire::sdp::{Offer, OfferedFormat};
+
+/// 16 characters of ufrag carry 96 bits: it is what finds a session, so it must not be guessed (RFC 8839 §5.4).
+const UFRAG_CHARS: usize = 16;
+/// RFC 8839 §5.4 wants 22 at least (128 bits).
+const PWD_CHARS: usize = 24;
 
 /// What all sessions of a node have in common.
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
     pub epoch: Epoch,
     /// Host candidates, in the order of the answer (IPv4 first). Index = `SocketId`.
-    pub candidates: Vec<SocketAddr>,
+    pub candidates: Arc<[SocketAddr]>,
+    /// str0m's ciphers with our DTLS; one for the process.
+    pub crypto: Arc<str0m::config::CryptoProvider>,
+    pub certificate: Certificate,
 }
 
 /// What a publisher's session is for.
@@ -27,7 +47,7 @@ pub struct PublishRequest {
     /// A PLI so often, whoever watches (the legacy endpoint: 3 s).
     pub pli_interval: Option<Duration>,
     /// Bind only these video codecs; empty means all that we pass through.
-    pub video_codecs: Vec<crate::wire::codec::Codec>,
+    pub video_codecs: Vec<Codec>,
 }
 
 /// What a viewer's session is for.
@@ -35,8 +55,9 @@ pub struct PublishRequest {
 pub struct WatchRequest {
     pub session: SessionId,
     pub stream: StreamId,
-    /// What the publisher sends now, audio and video; empty while there is none. It only orders the answer: a
-    /// viewer accepts all of its formats that we pass through, so that a later publisher may use another codec.
+    /// What the publisher sends now, audio and video; empty while there is none. A viewer that can take none of it is
+    /// refused; otherwise it accepts all of its formats that we pass through, so that a later publisher may use
+    /// another codec.
     pub published: Vec<Format>,
 }
 
@@ -47,16 +68,23 @@ pub struct Negotiated {
     pub answer: String,
     pub local_ufrag: String,
     pub local_pwd: String,
-    /// What the answer accepted.
-    pub formats: Vec<Format>,
 }
 
-/// Placeholder until the session module is filled in.
-pub struct Session;
+/// One payload type that the answer accepted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BoundFormat {
+    pub payload_type: Pt,
+    pub format: Format,
+    pub rtx: bool,
+    pub nack: bool,
+    pub pli: bool,
+    pub fir: bool,
+}
 
+/// The offer can be read, but no session can be made of it. Answered 422.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NegotiationError {
-    #[error("no codec in common: {0}")]
+    #[error("no codec in common for {0}")]
     NoCommonCodec(String),
     #[error("the offer cannot be answered: {0}")]
     Unusable(String),
@@ -67,13 +95,31 @@ pub enum NegotiationError {
 /// # Errors
 /// [`NegotiationError`]: answered 422 by control.
 pub fn publish(
-    _now: Instant,
-    _config: &PeerConfig,
-    _offer: &Offer,
-    _request: PublishRequest,
-    _rng: &mut StdRng,
+    now: Instant,
+    config: &PeerConfig,
+    offer: &Offer,
+    request: PublishRequest,
+    rng: &mut StdRng,
 ) -> Result<Negotiated, NegotiationError> {
-    Err(NegotiationError::Unusable("not built yet".into()))
+    let usable = |f: &OfferedFormat| {
+        f.format.codec.kind() == MediaKind::Audio
+            || request.video_codecs.is_empty()
+            || request.video_codecs.contains(&f.format.codec)
+    };
+    // Feedback for the sender's bandwidth estimation is worth it on the one leg that sends to us.
+    let mut extensions = common_extensions();
+    extensions.set(2, Extension::AbsoluteSendTime);
+    extensions.set(3, Extension::TransportSequenceNumber);
+    let built = build(now, config, offer, "sendonly", usable, extensions, true, rng)?;
+    let formats = built.media.into_iter().flat_map(|(_, _, formats)| formats).collect();
+    let publisher = Publisher::new(request.stream, request.generation, formats, request.pli_interval);
+    let session = Session::publisher(now, request.session, request.stream, built.peer, publisher);
+    Ok(Negotiated {
+        session: Box::new(session.with(offer.clone(), built.observed)),
+        answer: built.answer,
+        local_ufrag: built.creds.ufrag,
+        local_pwd: built.creds.pass,
+    })
 }
 
 /// Builds a viewer's session (we send).
@@ -81,11 +127,170 @@ pub fn publish(
 /// # Errors
 /// [`NegotiationError`]: answered 422 by control.
 pub fn watch(
-    _now: Instant,
-    _config: &PeerConfig,
-    _offer: &Offer,
-    _request: WatchRequest,
-    _rng: &mut StdRng,
+    now: Instant,
+    config: &PeerConfig,
+    offer: &Offer,
+    request: WatchRequest,
+    rng: &mut StdRng,
 ) -> Result<Negotiated, NegotiationError> {
-    Err(NegotiationError::Unusable("not built yet".into()))
+    // Without an estimator nobody reads transport-cc feedback, and each report costs 3 µs: not negotiated here.
+    let built = build(now, config, offer, "recvonly", |_| true, common_extensions(), false, rng)?;
+    for published in &request.published {
+        let Some((_, _, formats)) = built.media.iter().find(|(kind, ..)| *kind == published.codec.kind()) else {
+            // The client does not want this kind at all.
+            continue;
+        };
+        let accepted: Vec<Format> = formats.iter().map(|f| f.format).collect();
+        if Format::pick(&accepted, *published).is_none() {
+            return Err(NegotiationError::NoCommonCodec(format!("the stream's {}", published.codec)));
+        }
+    }
+    let viewer = Viewer::new(built.media, rng);
+    let session = Session::viewer(now, request.session, request.stream, built.peer, viewer);
+    Ok(Negotiated {
+        session: Box::new(session.with(offer.clone(), built.observed)),
+        answer: built.answer,
+        local_ufrag: built.creds.ufrag,
+        local_pwd: built.creds.pass,
+    })
+}
+
+struct Built {
+    peer: Peer,
+    answer: String,
+    creds: IceCreds,
+    media: Vec<(MediaKind, Mid, Vec<BoundFormat>)>,
+    observed: Observed,
+}
+
+#[expect(clippy::too_many_arguments, reason = "two callers side by side above; a struct would only rename them")]
+fn build(
+    now: Instant,
+    config: &PeerConfig,
+    offer: &Offer,
+    direction: &str,
+    usable: impl Fn(&OfferedFormat) -> bool,
+    extensions: ExtensionMap,
+    transport_cc: bool,
+    rng: &mut StdRng,
+) -> Result<Built, NegotiationError> {
+    let mut params = Vec::new();
+    for media in &offer.media {
+        let accepted = media.formats.iter().filter(|f| usable(f)).filter_map(|f| payload_params(f, transport_cc));
+        let before = params.len();
+        params.extend(accepted);
+        if params.len() == before {
+            return Err(NegotiationError::NoCommonCodec(media.kind.to_string()));
+        }
+    }
+    let creds = IceCreds { ufrag: id::ice_chars(rng, UFRAG_CHARS), pass: id::ice_chars(rng, PWD_CHARS) };
+    let sdp = SdpOffer::from_sdp_string(&force_direction(&offer.sdp, direction))
+        .map_err(|e| NegotiationError::Unusable(e.to_string()))?;
+
+    // str0m asserts on some inconsistent offers; the sanitiser knows those we know of, this catches the rest.
+    let negotiated = catch_unwind(AssertUnwindSafe(|| {
+        let ((mut rtc, observed), start) = {
+            let start = config.epoch.to_std(now);
+            let mut rtc_config = Rtc::builder()
+                .set_crypto_provider(config.crypto.clone())
+                .set_dtls_cert(config.certificate.to_str0m())
+                .set_ice_lite(true)
+                .set_rtp_mode(true)
+                .set_local_ice_credentials(creds.clone())
+                .set_extension_map(extensions);
+            *rtc_config.codec_config() = CodecConfig::new_from_payload_params(params);
+            (dtls::observe(|| rtc_config.build(start)), start)
+        };
+        // Sets str0m's clock before anything else asks it.
+        let _ = rtc.handle_input(str0m::Input::Timeout(start));
+        for candidate in config.candidates.iter() {
+            let host = Candidate::host(*candidate, "udp").map_err(|e| e.to_string())?;
+            rtc.add_local_candidate(host);
+        }
+        let answer = rtc.sdp_api().accept_offer(sdp).map_err(|e| e.to_string())?;
+        Ok::<_, String>((rtc, observed, answer.to_sdp_string()))
+    }))
+    .unwrap_or_else(|_| Err("inconsistent SDP".into()));
+    let (rtc, observed, answer) = negotiated.map_err(NegotiationError::Unusable)?;
+
+    let mut media = Vec::new();
+    for offered in &offer.media {
+        let mid = Mid::from(offered.mid.as_str());
+        let bound = rtc.media(mid).filter(|m| !m.disabled()).map(|m| bound_formats(&rtc, m.remote_pts(), offered));
+        let formats = bound.unwrap_or_default();
+        if formats.is_empty() {
+            return Err(NegotiationError::NoCommonCodec(offered.kind.to_string()));
+        }
+        media.push((offered.kind, mid, formats));
+    }
+    let peer = Peer::new(rtc, config.epoch, config.candidates.clone());
+    Ok(Built { peer, answer, creds, media, observed })
+}
+
+/// Replays the offer with the client's new credentials; returns ours.
+pub(super) fn restart(rtc: &mut Rtc, sdp: &str, direction: &str) -> Result<IceCreds, PeerError> {
+    let offer = SdpOffer::from_sdp_string(&force_direction(sdp, direction))
+        .map_err(|e| str0m::RtcError::RemoteSdp(e.to_string()))?;
+    rtc.sdp_api().accept_offer(offer)?;
+    Ok(rtc.direct_api().local_ice_credentials())
+}
+
+/// The payload types of one m-line as str0m settled them.
+fn bound_formats(rtc: &Rtc, remote: &[Pt], offered: &crate::wire::sdp::OfferedMedia) -> Vec<BoundFormat> {
+    let of = |pt: Pt| offered.formats.iter().find(|f| f.payload_type == *pt);
+    let params = rtc.codec_config().params().iter().filter(|p| remote.contains(&p.pt()));
+    params
+        .filter_map(|p| {
+            Some(BoundFormat {
+                payload_type: p.pt(),
+                format: of(p.pt())?.format,
+                rtx: p.resend().is_some(),
+                nack: p.fb_nack(),
+                pli: p.fb_pli(),
+                fir: p.fb_fir(),
+            })
+        })
+        .collect()
+}
+
+/// Every format that the client offers is configured exactly as it offers it: payload types and profiles are then
+/// its own, and nothing is refused only because str0m's built-in table spells a profile differently.
+fn payload_params(offered: &OfferedFormat, transport_cc: bool) -> Option<PayloadParams> {
+    let codec = match offered.format.codec {
+        Codec::Opus => format::Codec::Opus,
+        Codec::Vp8 => format::Codec::Vp8,
+        Codec::Vp9 => format::Codec::Vp9,
+        Codec::H264 => format::Codec::H264,
+        Codec::H265 => format::Codec::H265,
+        Codec::Av1 => format::Codec::Av1,
+    };
+    let spec = CodecSpec {
+        codec,
+        clock_rate: Frequency::new(offered.clock_rate)?,
+        channels: offered.channels,
+        format: FormatParams::parse_line(&offered.fmtp),
+    };
+    let pt = Pt::new_with_value(offered.payload_type);
+    let mut params = PayloadParams::new(pt, offered.rtx.map(Pt::new_with_value), spec);
+    params.set_fb_nack(offered.nack);
+    params.set_fb_pli(offered.pli);
+    params.set_fb_fir(offered.fir);
+    params.set_fb_remb(offered.remb);
+    params.set_fb_transport_cc(offered.transport_cc && transport_cc);
+    Some(params)
+}
+
+/// What passes from end to end, and the mid that BUNDLE needs. The ids are only proposals: the offer's win.
+fn common_extensions() -> ExtensionMap {
+    let mut map = ExtensionMap::empty();
+    map.set(1, Extension::AudioLevel);
+    map.set(4, Extension::RtpMid);
+    map.set(9, Extension::AbsoluteCaptureTime);
+    map.set(13, Extension::VideoOrientation);
+    map
+}
+
+/// A `sendrecv` offer becomes the one-way offer that it is used for; the sanitiser has written every direction out.
+fn force_direction(sdp: &str, direction: &str) -> String {
+    sdp.replace("a=sendrecv\r\n", &format!("a={direction}\r\n"))
 }

@@ -8,6 +8,9 @@ use str0m::media::MediaKind;
 use super::placement::Slot;
 use crate::datagram::SocketId;
 use crate::id::{Generation, SessionId, StreamId};
+use crate::metrics::ShardFigures;
+pub use crate::session::{CloseReason, IceRestart};
+use crate::units::Instant;
 use crate::wire::codec::Format;
 use crate::wire::packet::MediaPacket;
 
@@ -63,38 +66,29 @@ pub enum Event {
         reason: CloseReason,
     },
     /// Once a second: cumulative figures.
-    Report(Box<crate::metrics::ShardReport>),
+    Report(Box<Report>),
     Stopped,
 }
 
-/// Our side of an ICE restart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IceRestart {
-    pub ufrag: String,
-    pub pwd: String,
+/// What one shard has to report, once a second.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub at: Instant,
+    pub figures: ShardFigures,
+    /// Of publishers that viewers see now.
+    pub tracks: Vec<TrackReport>,
 }
 
-/// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CloseReason {
-    /// DELETE on the session's URL.
-    Deleted,
-    /// DTLS close_notify from the client.
-    ClosedByPeer,
-    /// No DTLS within the connect timeout.
-    NeverConnected,
-    /// No authenticated packet for the dead timeout.
-    Dead,
-    /// Another publisher took the stream over.
-    TakenOver,
-    /// The publisher's grace ran out, or none ever came.
-    NoPublisher,
-    /// The stream's codec is not among those that the viewer accepted.
-    CodecChanged,
-    /// The server stops.
-    Stopping,
-    /// DTLS failed, or str0m gave up.
-    Failed,
+/// One publisher's track on a shard. Cumulative since the session began.
+#[derive(Clone, Copy, Debug)]
+pub struct TrackReport {
+    pub stream: StreamId,
+    pub kind: MediaKind,
+    pub format: Format,
+    pub packets: u64,
+    pub bytes: u64,
+    /// When its last packet came.
+    pub last_packet: Instant,
 }
 
 /// From shard to shard. Lossy: bounded, dropped and counted when the queue is full.

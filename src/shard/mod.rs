@@ -1,4 +1,605 @@
 //! One core's world, sans-IO: demux, sessions, timers, mailbox.
+//!
+//! The owner (a thread of `node`, or the simulator) feeds it with `handle_*` and after each round calls
+//! [`Shard::poll_transmit`] until it says that nothing is left, then takes what is for others with
+//! [`Shard::poll_peer`] and [`Shard::poll_event`]. Nothing here knows that threads or sockets exist.
 
+mod demux;
 pub mod message;
 pub mod placement;
+mod timers;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use str0m::media::MediaKind;
+use tracing::{debug, info, trace};
+
+use crate::datagram::{Received, SendBatch};
+use crate::forward::canonical::Refused;
+use crate::forward::fanout::Fanout;
+use crate::forward::keyframes::KeyframeRequests;
+use crate::id::{Generation, SessionId, ShardId, StreamId};
+use crate::limits;
+use crate::metrics::{Counters, DropReason, ShardFigures};
+use crate::session::{CloseReason, Forwarded, Output, Poll, Role, Session, TrackStarted};
+use crate::units::Instant;
+use crate::wire::classify::Kind;
+use crate::wire::packet::MediaPacket;
+use demux::{Demux, Gate, Remote};
+use message::{Command, Event, ForeignDatagram, PeerMessage, Report, TrackReport};
+use placement::Slot;
+use timers::{Armed, Timers};
+
+/// One core's sessions and everything that happens to them.
+pub struct Shard {
+    id: ShardId,
+    demux: Demux,
+    sessions: Slab<Entry>,
+    by_id: FxHashMap<SessionId, usize>,
+    /// The publisher that viewers see, where it lives on this shard.
+    publishers: FxHashMap<StreamId, usize>,
+    fanout: Fanout<usize>,
+    timers: Timers,
+    /// Viewers that were given packets in this round.
+    dirty: VecDeque<usize>,
+    peers: VecDeque<(ShardId, PeerMessage)>,
+    events: VecDeque<Event>,
+    counters: Counters,
+    /// When each packet that was forwarded in this round had been received.
+    forwarded: Vec<Instant>,
+    next_report: Instant,
+    stopping: bool,
+}
+
+/// A session with what the shard keeps about it.
+struct Entry {
+    session: Box<Session>,
+    slot: Arc<Slot>,
+    armed: Armed,
+    dirty: bool,
+    /// Validated 4-tuples, least recently authenticated first.
+    remotes: Vec<Remote>,
+    publishing: Option<Publishing>,
+    broken_rtcp: RateLimit,
+}
+
+/// A publisher's side of an entry.
+struct Publishing {
+    /// Viewers see it.
+    active: bool,
+    keyframes: KeyframeRequests,
+    tracks: [Option<TrackReport>; 2],
+}
+
+/// Lets one log line pass in ten seconds.
+#[derive(Default)]
+struct RateLimit(Option<Instant>);
+
+impl RateLimit {
+    fn passes(&mut self, now: Instant) -> bool {
+        let due = self.0.is_none_or(|last| now.since(last) >= std::time::Duration::from_secs(10));
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
+}
+
+impl Shard {
+    pub fn new(id: ShardId) -> Shard {
+        Shard {
+            id,
+            demux: Demux::new(id),
+            sessions: Slab::new(),
+            by_id: FxHashMap::default(),
+            publishers: FxHashMap::default(),
+            fanout: Fanout::new(id),
+            timers: Timers::new(),
+            dirty: VecDeque::new(),
+            peers: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            forwarded: Vec::new(),
+            next_report: Instant::ZERO + limits::REPORT_INTERVAL,
+            stopping: false,
+        }
+    }
+
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// A datagram from one of this shard's sockets.
+    pub fn handle_datagram(&mut self, now: Instant, datagram: Received, out: &mut SendBatch) {
+        self.counters.datagrams_received += 1;
+        self.counters.bytes_received += datagram.data.len() as u64;
+        self.route_datagram(now, datagram, false, out);
+    }
+
+    /// A message from another shard.
+    pub fn handle_peer(&mut self, now: Instant, message: PeerMessage, out: &mut SendBatch) {
+        match message {
+            PeerMessage::Media(packet) => self.forward_here(now, &packet),
+            PeerMessage::Datagram(d) => {
+                self.counters.datagrams_taken_over += 1;
+                let datagram = Received { socket: d.socket, remote: d.remote, data: &d.data };
+                self.route_datagram(now, datagram, true, out);
+            }
+            PeerMessage::KeyframeRequest { stream } => self.request_keyframe_here(now, stream, out),
+        }
+    }
+
+    /// An order from control.
+    pub fn handle_command(&mut self, now: Instant, command: Command, out: &mut SendBatch) {
+        match command {
+            Command::Announce { ufrag, pwd, slot } => self.demux.announce(ufrag, &pwd, slot),
+            Command::Forget { ufrag } => self.demux.forget(&ufrag),
+            Command::Close { session, reason } => {
+                self.with_session(now, session, out, |s| s.close(now, reason));
+            }
+            Command::AddCandidates { session, candidates } => {
+                self.with_session(now, session, out, |s| s.add_remote_candidates(&candidates));
+            }
+            Command::RestartIce { session, request, ufrag, pwd, candidates } => {
+                let result = self
+                    .with_session(now, session, out, |s| s.restart_ice(&ufrag, &pwd, &candidates))
+                    .unwrap_or_else(|| Err("the session has ended".into()));
+                self.events.push_back(Event::IceRestarted { session, request, result });
+            }
+            Command::Stop => {
+                self.stopping = true;
+                let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
+                for key in keys {
+                    self.sessions[key].session.close(now, CloseReason::Stopping);
+                    self.drain(now, key, out);
+                }
+                self.say_when_stopped();
+            }
+        }
+    }
+
+    /// To be called when [`Self::next_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut SendBatch) {
+        while let Some((at, key)) = self.timers.pop_due(now) {
+            let Some(entry) = self.sessions.get_mut(key) else { continue };
+            if !entry.armed.fires(at) {
+                continue;
+            }
+            entry.session.handle_timeout(now);
+            if let Some(publishing) = &mut entry.publishing
+                && publishing.keyframes.poll(now)
+                && entry.session.request_keyframe()
+            {
+                self.counters.keyframe_requests_sent += 1;
+            }
+            self.drain(now, key, out);
+        }
+        if now >= self.next_report {
+            self.next_report = now + limits::REPORT_INTERVAL;
+            let report = self.report(now);
+            self.events.push_back(Event::Report(Box::new(report)));
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`].
+    pub fn next_timeout(&self) -> Instant {
+        self.timers.next().min(self.next_report)
+    }
+
+    /// Writes what viewers were given into `out`. True: `out` is full, flush it and call again.
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut SendBatch) -> bool {
+        while !out.is_full() {
+            let Some(key) = self.dirty.pop_front() else {
+                return false;
+            };
+            let Some(entry) = self.sessions.get_mut(key) else { continue };
+            if std::mem::take(&mut entry.dirty) {
+                self.drain(now, key, out);
+            }
+        }
+        true
+    }
+
+    /// The next message for another shard. What its queue does not take is given back to [`Self::peer_queue_full`].
+    pub fn poll_peer(&mut self) -> Option<(ShardId, PeerMessage)> {
+        self.peers.pop_front()
+    }
+
+    pub fn peer_queue_full(&mut self) {
+        self.counters.drops.count(DropReason::PeerQueueFull);
+    }
+
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The flush that sent this round's copies is over.
+    pub fn handle_flushed(&mut self, now: Instant) {
+        for at in self.forwarded.drain(..) {
+            self.counters.latency.observe(now.since(at));
+        }
+    }
+
+    /// The driver adds what the backend reports.
+    pub fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    fn route_datagram(&mut self, now: Instant, datagram: Received, handed_over: bool, out: &mut SendBatch) {
+        match self.demux.gate(&datagram, handed_over) {
+            Gate::Session { key, kind } => self.feed(now, key, kind, datagram, out),
+            Gate::Stun { slot, nominated } => self.feed_stun(now, slot, nominated, datagram, out),
+            Gate::HandOver(_) if handed_over => self.counters.drops.count(DropReason::Misrouted),
+            Gate::HandOver(owner) => {
+                self.counters.datagrams_handed_over += 1;
+                let message = PeerMessage::Datagram(Box::new(ForeignDatagram {
+                    socket: datagram.socket,
+                    remote: datagram.remote,
+                    data: datagram.data.into(),
+                }));
+                self.peers.push_back((owner, message));
+            }
+            Gate::Drop(reason) => {
+                if reason == DropReason::RtcpTooShort {
+                    trace!("broken RTCP discarded");
+                }
+                self.counters.drops.count(reason);
+            }
+        }
+    }
+
+    /// A datagram from a validated 4-tuple.
+    fn feed(&mut self, now: Instant, key: usize, kind: Kind, datagram: Received, out: &mut SendBatch) {
+        let Some(entry) = self.sessions.get_mut(key) else {
+            return self.counters.drops.count(DropReason::SessionGone);
+        };
+        let media = matches!(kind, Kind::Rtp | Kind::Rtcp);
+        if media && !entry.session.is_live() {
+            return self.counters.drops.count(DropReason::MediaBeforeDtls);
+        }
+        if !entry.session.handle_datagram(now, datagram.socket, datagram.remote, datagram.data, false) {
+            if kind == Kind::Rtcp && entry.broken_rtcp.passes(now) {
+                info!(session = %entry.session.id, "broken RTCP discarded");
+            }
+            return self.counters.drops.count(DropReason::Unreadable);
+        }
+        let before = self.counters.media_received;
+        self.drain(now, key, out);
+        match kind {
+            Kind::Rtp if self.counters.media_received == before => {
+                self.counters.drops.count(DropReason::RtpDiscarded);
+            }
+            Kind::Rtp => {}
+            _ => self.counters.datagrams_consumed += 1,
+        }
+    }
+
+    /// STUN that its session's password has authenticated.
+    fn feed_stun(&mut self, now: Instant, slot: Arc<Slot>, nominated: bool, datagram: Received, out: &mut SendBatch) {
+        let key = match self.by_id.get(&slot.session) {
+            Some(key) => *key,
+            None => match slot.adopt(self.id) {
+                Some(session) => self.adopt(now, session, slot),
+                None => return self.counters.drops.count(DropReason::SessionGone),
+            },
+        };
+        self.validate(key, (datagram.socket, datagram.remote), nominated);
+        let entry = &mut self.sessions[key];
+        if entry.session.handle_datagram(now, datagram.socket, datagram.remote, datagram.data, true) {
+            self.counters.datagrams_consumed += 1;
+        } else {
+            self.counters.drops.count(DropReason::Unreadable);
+        }
+        self.drain(now, key, out);
+    }
+
+    fn adopt(&mut self, now: Instant, session: Box<Session>, slot: Arc<Slot>) -> usize {
+        info!(session = %session.id, stream = %session.stream, role = session.role().name(), shard = %self.id,
+            "ICE checking");
+        self.counters.sessions_started += 1;
+        let id = session.id;
+        let publishing = (session.role() == Role::Publisher).then(|| Publishing {
+            active: false,
+            keyframes: KeyframeRequests::new(),
+            tracks: [None, None],
+        });
+        let key = self.sessions.insert(Entry {
+            session,
+            slot,
+            armed: Armed::default(),
+            dirty: false,
+            remotes: Vec::new(),
+            publishing,
+            broken_rtcp: RateLimit::default(),
+        });
+        self.by_id.insert(id, key);
+        if self.stopping {
+            self.sessions[key].session.close(now, CloseReason::Stopping);
+        }
+        key
+    }
+
+    /// Remembers a 4-tuple that STUN has validated; the least recently used one makes room.
+    fn validate(&mut self, key: usize, remote: Remote, nominated: bool) {
+        let entry = &mut self.sessions[key];
+        match entry.remotes.iter().position(|r| *r == remote) {
+            Some(at) => {
+                let remote = entry.remotes.remove(at);
+                entry.remotes.push(remote);
+            }
+            None => {
+                if !entry.session.offered_candidate(remote.1) {
+                    debug!(session = %entry.session.id, remote = %remote.1, "peer-reflexive candidate learned");
+                }
+                if nominated {
+                    debug!(session = %entry.session.id, remote = %remote.1, "pair selected");
+                }
+                if entry.remotes.len() >= limits::REMOTES_PER_SESSION_MAX {
+                    let oldest = entry.remotes.remove(0);
+                    self.demux.unlearn(oldest, key);
+                }
+                entry.remotes.push(remote);
+            }
+        }
+        self.demux.learn(remote, key);
+    }
+
+    fn with_session<T>(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        out: &mut SendBatch,
+        f: impl FnOnce(&mut Session) -> T,
+    ) -> Option<T> {
+        let key = *self.by_id.get(&session)?;
+        let result = f(&mut self.sessions[key].session);
+        self.drain(now, key, out);
+        Some(result)
+    }
+
+    /// Takes everything that a session has to say, as str0m wants it after each input.
+    fn drain(&mut self, now: Instant, key: usize, out: &mut SendBatch) {
+        loop {
+            let Some(entry) = self.sessions.get_mut(key) else { return };
+            match entry.session.poll_output(now, out) {
+                Poll::Idle => break,
+                Poll::Output(Output::Media(packet)) => self.handle_media(now, key, packet, out),
+                Poll::Output(Output::TrackStarted(track)) => self.handle_track(now, key, track),
+                Poll::Output(Output::Connected) => self.handle_connected(now, key, out),
+                Poll::Output(Output::KeyframeRequested) => {
+                    let stream = entry.session.stream;
+                    self.counters.keyframe_requests_received += 1;
+                    self.request_keyframe(now, stream, out);
+                }
+                Poll::Output(Output::Closed(reason)) => return self.remove(key, reason),
+            }
+        }
+        let entry = &mut self.sessions[key];
+        let keyframes = entry.publishing.as_ref().map_or(Instant::FAR_FUTURE, |p| p.keyframes.next_timeout());
+        let deadline = entry.session.next_timeout().min(keyframes);
+        self.timers.arm(key, &mut entry.armed, deadline);
+    }
+
+    fn handle_connected(&mut self, now: Instant, key: usize, out: &mut SendBatch) {
+        let entry = &self.sessions[key];
+        self.events.push_back(Event::Connected { session: entry.session.id });
+        if entry.publishing.is_some() {
+            return;
+        }
+        let stream = entry.slot.stream.clone();
+        for kind in [MediaKind::Audio, MediaKind::Video] {
+            if entry.session.wants(kind) {
+                self.fanout.join(&stream, kind, key);
+            }
+        }
+        info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "viewer joined");
+        if entry.session.wants(MediaKind::Video) {
+            self.counters.keyframe_requests_received += 1;
+            self.fanout.joined(now, stream.id);
+            self.request_keyframe(now, stream.id, out);
+        }
+    }
+
+    fn handle_track(&mut self, now: Instant, key: usize, track: TrackStarted) {
+        let entry = &mut self.sessions[key];
+        let stream = entry.session.stream;
+        if let Some(publishing) = &mut entry.publishing {
+            publishing.tracks[track.kind as usize] = Some(TrackReport {
+                stream,
+                kind: track.kind,
+                format: track.format,
+                packets: 0,
+                bytes: 0,
+                last_packet: now,
+            });
+        }
+        let event = Event::TrackStarted { session: entry.session.id, stream, kind: track.kind, format: track.format };
+        self.events.push_back(event);
+    }
+
+    /// A publisher's packet: once to each shard that has viewers of its kind.
+    fn handle_media(&mut self, now: Instant, key: usize, packet: MediaPacket, _out: &mut SendBatch) {
+        self.counters.media_received += 1;
+        self.counters.media_received_bytes += packet.payload.len() as u64;
+        if !self.is_active(now, key, packet.generation) {
+            return self.counters.drops.count(DropReason::Stale);
+        }
+        let entry = &mut self.sessions[key];
+        if let Some(publishing) = &mut entry.publishing {
+            if packet.starts_keyframe && packet.kind == MediaKind::Video {
+                self.counters.keyframes_received += 1;
+                publishing.keyframes.handle_keyframe(now);
+            }
+            if let Some(track) = &mut publishing.tracks[packet.kind as usize] {
+                track.packets += 1;
+                track.bytes += packet.payload.len() as u64;
+                track.last_packet = now;
+            }
+        }
+        let mut interest = entry.slot.stream.interest(packet.kind);
+        let mine = 1u64 << self.id.index();
+        if interest == mine {
+            return self.forward_here(now, &packet);
+        }
+        let packet = Arc::new(packet);
+        if interest & mine != 0 {
+            self.forward_here(now, &packet);
+            interest &= !mine;
+        }
+        while interest != 0 {
+            let shard = ShardId(interest.trailing_zeros() as u16);
+            interest &= interest - 1;
+            self.counters.peer_packets_sent += 1;
+            self.peers.push_back((shard, PeerMessage::Media(packet.clone())));
+        }
+    }
+
+    /// Whether viewers see this publisher. Its first authenticated RTP makes it so, unless a later one has come first.
+    fn is_active(&mut self, now: Instant, key: usize, generation: Generation) -> bool {
+        let entry = &mut self.sessions[key];
+        let Some(publishing) = &mut entry.publishing else { return false };
+        let stream = &entry.slot.stream;
+        let current = stream.active();
+        if current == generation {
+            return true;
+        }
+        if current > generation || !stream.activate(generation, self.id) {
+            // Somebody took over: this one is told goodbye. The drain that brought us here goes on and sees to it.
+            entry.session.close(now, CloseReason::TakenOver);
+            return false;
+        }
+        publishing.active = true;
+        self.publishers.insert(stream.id, key);
+        info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "publisher live");
+        let event = Event::PublisherActive { session: entry.session.id, stream: stream.id, generation };
+        self.events.push_back(event);
+        true
+    }
+
+    /// Gives a packet to this shard's viewers.
+    fn forward_here(&mut self, now: Instant, packet: &MediaPacket) {
+        let Some(routed) = self.fanout.route(packet) else { return };
+        let mut keyframe_wanted = false;
+        let mut forwarded = 0;
+        match routed {
+            Ok(routed) => {
+                for &key in routed.viewers {
+                    let entry = &mut self.sessions[key];
+                    match entry.session.handle_media(&routed.canonical) {
+                        Forwarded::Sent => forwarded += 1,
+                        Forwarded::NotWanted => {}
+                        Forwarded::AwaitingKeyframe => {
+                            keyframe_wanted = true;
+                            self.counters.drops.count(DropReason::AwaitingKeyframe);
+                        }
+                        Forwarded::BeforeStart => self.counters.drops.count(DropReason::BeforeStart),
+                        Forwarded::NoPayloadType => {
+                            self.counters.drops.count(DropReason::NoPayloadType);
+                            entry.session.close(now, CloseReason::CodecChanged);
+                        }
+                    }
+                    if !entry.dirty {
+                        entry.dirty = true;
+                        self.dirty.push_back(key);
+                    }
+                }
+            }
+            Err(refused) => {
+                keyframe_wanted = refused == Refused::AwaitingKeyframe;
+                self.counters.drops.count(match refused {
+                    Refused::Stale => DropReason::Stale,
+                    Refused::AwaitingKeyframe => DropReason::AwaitingKeyframe,
+                    Refused::Padding => DropReason::Padding,
+                });
+            }
+        }
+        if forwarded > 0 {
+            self.counters.media_forwarded += forwarded;
+            self.counters.media_forwarded_bytes += forwarded * packet.payload.len() as u64;
+            self.forwarded.push(packet.arrival);
+        }
+        if keyframe_wanted && self.fanout.ask_for_keyframe(now, packet.stream) {
+            self.send_keyframe_request(packet.stream);
+        }
+    }
+
+    /// Somebody on this shard needs a keyframe.
+    fn request_keyframe(&mut self, now: Instant, stream: StreamId, out: &mut SendBatch) {
+        if self.publishers.contains_key(&stream) {
+            self.request_keyframe_here(now, stream, out);
+        } else {
+            self.send_keyframe_request(stream);
+        }
+    }
+
+    /// Passes a request to the publisher's shard; to this one too, where it is the one: it comes back as a message.
+    fn send_keyframe_request(&mut self, stream: StreamId) {
+        let Some(shared) = self.fanout.stream(stream) else { return };
+        if shared.active() == Generation::default() {
+            return; // Nobody publishes yet; the first keyframe will come by itself.
+        }
+        self.peers.push_back((shared.publisher_shard(), PeerMessage::KeyframeRequest { stream }));
+    }
+
+    fn request_keyframe_here(&mut self, now: Instant, stream: StreamId, out: &mut SendBatch) {
+        let Some(&key) = self.publishers.get(&stream) else { return };
+        let Some(entry) = self.sessions.get_mut(key) else { return };
+        let Some(publishing) = &mut entry.publishing else { return };
+        publishing.keyframes.handle_request(now);
+        if publishing.keyframes.poll(now) && entry.session.request_keyframe() {
+            self.counters.keyframe_requests_sent += 1;
+        }
+        self.drain(now, key, out);
+    }
+
+    fn remove(&mut self, key: usize, reason: CloseReason) {
+        let entry = self.sessions.remove(key);
+        let id = entry.session.id;
+        self.by_id.remove(&id);
+        for remote in entry.remotes {
+            self.demux.unlearn(remote, key);
+        }
+        match entry.publishing {
+            Some(_) => {
+                if self.publishers.get(&entry.slot.stream.id) == Some(&key) {
+                    self.publishers.remove(&entry.slot.stream.id);
+                }
+                info!(session = %id, stream = %entry.slot.stream.id, ?reason, "publisher left");
+            }
+            None => {
+                self.fanout.leave(entry.slot.stream.id, key);
+                info!(session = %id, stream = %entry.slot.stream.id, ?reason, "viewer left");
+            }
+        }
+        self.counters.sessions_ended += 1;
+        self.events.push_back(Event::Ended { session: id, reason });
+        self.say_when_stopped();
+    }
+
+    fn say_when_stopped(&mut self) {
+        if self.stopping && self.sessions.is_empty() {
+            self.events.push_back(Event::Stopped);
+        }
+    }
+
+    fn report(&self, now: Instant) -> Report {
+        let publishing = self.sessions.iter().filter_map(|(_, e)| e.publishing.as_ref());
+        let publishers = publishing.clone().count();
+        let tracks = publishing.filter(|p| p.active).flat_map(|p| p.tracks.iter().flatten().copied()).collect();
+        let figures = ShardFigures {
+            shard: self.id,
+            counters: self.counters.clone(),
+            publishers,
+            viewers: self.sessions.len() - publishers,
+            backend: Vec::new(),
+        };
+        Report { at: now, figures, tracks }
+    }
+}

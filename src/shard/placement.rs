@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::forward::table::Stream;
 use crate::id::{SessionId, ShardId};
-use crate::session::negotiate::Session;
+use crate::session::Session;
 
 const UNPLACED: u16 = u16::MAX;
 

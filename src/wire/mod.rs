@@ -6,3 +6,4 @@ pub mod keyframe;
 pub mod packet;
 pub mod sdp;
 pub mod stun;
+pub mod vp8;

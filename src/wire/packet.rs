@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use str0m::media::MediaKind;
-use str0m::rtp::{ExtensionValues, Vp8Descriptor, Vp8Patch};
+use str0m::rtp::{ExtensionValues, Vp8Patch};
 
 use super::codec::Format;
+use super::vp8::Vp8Header;
 use crate::id::{Generation, StreamId};
 use crate::units::Instant;
 
@@ -25,7 +26,7 @@ pub struct MediaPacket {
     pub marker: bool,
     /// The first packet of a frame that a decoder can start on.
     pub starts_keyframe: bool,
-    pub vp8: Option<Vp8Descriptor>,
+    pub vp8: Option<Vp8Header>,
     /// Header extensions that pass from publisher to viewer; hop-by-hop ones are already taken out.
     pub extensions: ExtensionValues,
     /// When the datagram that carried it was received.

@@ -45,3 +45,9 @@ pub struct OfferedFormat {
     pub transport_cc: bool,
     pub remb: bool,
 }
+
+impl Offer {
+    pub fn with_ice(&self, _ufrag: &str, _pwd: &str, _candidates: &[String]) -> Offer {
+        self.clone()
+    }
+}

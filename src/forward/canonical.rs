@@ -1,0 +1,242 @@
+//! One numbering for a track, whoever publishes it: sequence numbers, timestamps and VP8's picture numbers go on where
+//! the last publisher left them.
+//!
+//! Each shard keeps its own (not the publisher's shard): a stream's publishers may live on different shards, and
+//! their numbering then needs no hand-over. A viewer never changes its shard, so it sees only one of them.
+
+use std::time::Duration;
+
+use str0m::media::MediaKind;
+
+use crate::id::Generation;
+use crate::units::Instant;
+use crate::wire::packet::{CanonicalPacket, MediaPacket};
+use crate::wire::vp8::PictureId;
+
+/// A stream's audio or video in the numbering that this shard's viewers see.
+#[derive(Debug, Default)]
+pub struct Canonical {
+    source: Option<Source>,
+    /// The newest packet given out.
+    newest: Option<Newest>,
+}
+
+/// The publisher's track that is bound now, and what to add to its numbers.
+#[derive(Clone, Copy, Debug)]
+struct Source {
+    generation: Generation,
+    ssrc: u32,
+    /// Its first packet; what is older belongs to the time before.
+    first_seq: u64,
+    seq_offset: i64,
+    timestamp_offset: u32,
+    picture_id_offset: u16,
+    tl0_pic_idx_offset: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    seq: u64,
+    timestamp: u32,
+    arrival: Instant,
+    picture_id: Option<PictureId>,
+    tl0_pic_idx: Option<u8>,
+}
+
+/// Why a packet has no place in the canonical numbering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// From a publisher that was replaced, or older than the switch.
+    Stale,
+    /// A new publisher's video that a decoder cannot start on: the switch waits for its keyframe.
+    AwaitingKeyframe,
+    /// Nothing but padding: its number is closed up.
+    Padding,
+}
+
+impl Canonical {
+    /// Gives the packet its place.
+    ///
+    /// # Errors
+    /// [`Refused`]: the packet goes to nobody.
+    pub fn place<'a>(&mut self, packet: &'a MediaPacket) -> Result<CanonicalPacket<'a>, Refused> {
+        let source = match self.source {
+            Some(source) if source.is(packet) => source,
+            Some(source) if packet.generation < source.generation => return Err(Refused::Stale),
+            _ if packet.kind == MediaKind::Video && !packet.starts_keyframe => return Err(Refused::AwaitingKeyframe),
+            _ if packet.payload.is_empty() => return Err(Refused::Padding),
+            _ => self.bind(packet),
+        };
+        if packet.seq < source.first_seq {
+            return Err(Refused::Stale);
+        }
+        let seq = packet.seq.wrapping_add_signed(source.seq_offset);
+        if packet.payload.is_empty() {
+            // Probing on the media SSRC. In order, the next packet takes its number; late, the gap stays: that number
+            // may have been promised already.
+            if self.newest.is_some_and(|n| seq == n.seq + 1)
+                && let Some(source) = &mut self.source
+            {
+                source.seq_offset -= 1;
+                source.first_seq = source.first_seq.max(packet.seq + 1);
+            }
+            return Err(Refused::Padding);
+        }
+        let canonical = CanonicalPacket {
+            packet,
+            seq,
+            timestamp: packet.timestamp.wrapping_add(source.timestamp_offset),
+            vp8_patch: packet.vp8.and_then(|v| v.patch(source.picture_id_offset, source.tl0_pic_idx_offset)),
+        };
+        if self.newest.is_none_or(|n| seq >= n.seq) {
+            self.newest = Some(Newest {
+                seq,
+                timestamp: canonical.timestamp,
+                arrival: packet.arrival,
+                picture_id: packet.vp8.and_then(|v| v.picture_id).map(|p| p.plus(source.picture_id_offset)),
+                tl0_pic_idx: packet.vp8.and_then(|v| v.tl0_pic_idx).map(|t| t.wrapping_add(source.tl0_pic_idx_offset)),
+            });
+        }
+        Ok(canonical)
+    }
+
+    /// Offsets are computed once per publisher and then constant: computing them per packet would add jitter.
+    fn bind(&mut self, packet: &MediaPacket) -> Source {
+        let mut source = Source {
+            generation: packet.generation,
+            ssrc: packet.ssrc,
+            first_seq: packet.seq,
+            seq_offset: 0,
+            timestamp_offset: 0,
+            picture_id_offset: 0,
+            tl0_pic_idx_offset: 0,
+        };
+        if let Some(newest) = self.newest {
+            source.seq_offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
+            let elapsed = packet.arrival.since(newest.arrival);
+            let timestamp = newest.timestamp.wrapping_add(ticks(packet.kind, elapsed));
+            source.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
+            if let Some(vp8) = packet.vp8 {
+                if let (Some(last), Some(now)) = (newest.picture_id, vp8.picture_id) {
+                    source.picture_id_offset = last.plus(1).value.wrapping_sub(now.value);
+                }
+                if let (Some(last), Some(now)) = (newest.tl0_pic_idx, vp8.tl0_pic_idx) {
+                    source.tl0_pic_idx_offset = last.wrapping_add(1).wrapping_sub(now);
+                }
+            }
+        }
+        *self.source.insert(source)
+    }
+}
+
+impl Source {
+    fn is(&self, packet: &MediaPacket) -> bool {
+        self.generation == packet.generation && self.ssrc == packet.ssrc
+    }
+}
+
+/// Elapsed time in the clock of a kind, one frame at least so that timestamps never stand still.
+fn ticks(kind: MediaKind, elapsed: Duration) -> u32 {
+    let (clock_rate, frame) = match kind {
+        MediaKind::Audio => (48_000, 960),
+        MediaKind::Video => (90_000, 3_000),
+    };
+    let ticks = elapsed.as_nanos() * clock_rate / 1_000_000_000;
+    // Truncation is what a wrapping clock does.
+    (ticks as u32).max(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use str0m::rtp::ExtensionValues;
+
+    use super::*;
+    use crate::id::StreamId;
+    use crate::wire::codec::Format;
+    use crate::wire::vp8::Vp8Header;
+
+    /// A VP8 packet with a 15-bit picture id.
+    fn vp8(generation: u64, seq: u64, timestamp: u32, at_ms: u64, picture_id: u16, tl0: u8, key: bool) -> MediaPacket {
+        let id = picture_id.to_be_bytes();
+        let payload = vec![0x90, 0xe0, 0x80 | id[0], id[1], tl0, 0, u8::from(!key), 0x9d, 0x01, 0x2a];
+        MediaPacket {
+            stream: StreamId(1),
+            kind: MediaKind::Video,
+            generation: Generation(generation),
+            format: Format::VP8,
+            ssrc: 100 + generation as u32,
+            seq,
+            timestamp,
+            marker: false,
+            starts_keyframe: key,
+            vp8: Vp8Header::parse(&payload),
+            extensions: ExtensionValues::default(),
+            arrival: Instant::from_nanos(at_ms * 1_000_000),
+            payload: Arc::from(payload),
+        }
+    }
+
+    #[test]
+    fn numbers_go_on_where_the_last_publisher_left_them() {
+        let mut canonical = Canonical::default();
+        for (seq, ts, at, pid) in [(65_534, u32::MAX - 2999, 0, 0x7ffe), (65_535, 0, 33, 0x7fff), (65_536, 3000, 66, 0)]
+        {
+            let packet = vp8(1, seq, ts, at, pid, pid as u8, seq == 65_534);
+            let placed = canonical.place(&packet).expect("in order");
+            assert_eq!((placed.seq, placed.timestamp), (seq, ts));
+            assert!(placed.vp8_patch.is_none(), "the first publisher's numbers are not touched");
+        }
+        // The second one has other bases, and comes 934 ms later.
+        let packet = vp8(2, 7, 1_000_000, 1000, 500, 9, true);
+        let placed = canonical.place(&packet).expect("a keyframe");
+        assert_eq!(placed.seq, 65_537);
+        assert_eq!(placed.timestamp, 3000 + 934 * 90);
+        let descriptor = vp8(0, 0, 0, 0, 1, 1, true);
+        let same = descriptor.vp8.and_then(|v| v.patch(0, 0));
+        assert!(placed.vp8_patch.is_some() && same.is_none());
+        let packet = vp8(2, 8, 1_003_000, 1033, 501, 10, false);
+        let placed = canonical.place(&packet).expect("the next one");
+        assert_eq!((placed.seq, placed.timestamp), (65_538, 3000 + 934 * 90 + 3000));
+        assert_eq!(placed.vp8_patch, packet.vp8.and_then(|v| v.patch(1u16.wrapping_sub(500), 1u8.wrapping_sub(9))));
+    }
+
+    #[test]
+    fn a_new_publisher_is_switched_to_at_its_keyframe_only() {
+        let mut canonical = Canonical::default();
+        canonical.place(&vp8(1, 10, 0, 0, 1, 1, true)).expect("keyframe");
+        assert_eq!(canonical.place(&vp8(2, 50, 9, 10, 1, 1, false)).unwrap_err(), Refused::AwaitingKeyframe);
+        // Until then the old one goes on.
+        canonical.place(&vp8(1, 11, 3000, 33, 2, 2, false)).expect("still bound");
+        canonical.place(&vp8(2, 51, 12, 40, 2, 2, true)).expect("switch");
+        assert_eq!(canonical.place(&vp8(1, 12, 6000, 66, 3, 3, true)).unwrap_err(), Refused::Stale);
+        assert_eq!(canonical.place(&vp8(2, 50, 9, 70, 1, 1, false)).unwrap_err(), Refused::Stale);
+    }
+
+    #[test]
+    fn a_loss_upstream_leaves_its_gap_and_a_late_packet_keeps_its_place() {
+        let mut canonical = Canonical::default();
+        let place = |c: &mut Canonical, seq| c.place(&vp8(1, seq, 0, 0, 1, 1, true)).map(|p| p.seq);
+        assert_eq!(place(&mut canonical, 10), Ok(10));
+        assert_eq!(place(&mut canonical, 12), Ok(12));
+        assert_eq!(place(&mut canonical, 11), Ok(11));
+        assert_eq!(place(&mut canonical, 13), Ok(13));
+    }
+
+    #[test]
+    fn padding_leaves_no_gap() {
+        let mut canonical = Canonical::default();
+        let mut padding = vp8(1, 11, 0, 0, 1, 1, false);
+        padding.payload = Arc::from([]);
+        canonical.place(&vp8(1, 10, 0, 0, 1, 1, true)).expect("first");
+        assert_eq!(canonical.place(&padding).unwrap_err(), Refused::Padding);
+        assert_eq!(canonical.place(&vp8(1, 12, 0, 0, 1, 1, false)).expect("next").seq, 11);
+    }
+
+    #[test]
+    fn timestamps_advance_by_a_frame_at_least() {
+        assert_eq!(ticks(MediaKind::Video, Duration::ZERO), 3000);
+        assert_eq!(ticks(MediaKind::Audio, Duration::from_millis(100)), 4800);
+    }
+}

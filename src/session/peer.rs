@@ -1,0 +1,110 @@
+//! str0m driven as one sans-IO machine: every input is followed by draining its output, a fault stays in here.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use str0m::net::{Protocol, Receive};
+use str0m::{Event, Input, Output, Rtc};
+
+use crate::datagram::{SendBatch, SocketId};
+use crate::units::{Epoch, Instant};
+
+/// One `Rtc` and what is needed to drive it.
+pub(super) struct Peer {
+    rtc: Box<Rtc>,
+    epoch: Epoch,
+    /// Host candidates; index = socket.
+    candidates: std::sync::Arc<[SocketAddr]>,
+    /// When str0m wants to be called.
+    deadline: Instant,
+    /// Output may be waiting.
+    dirty: bool,
+}
+
+/// What one poll gave.
+pub(super) enum Polled {
+    Event(Event),
+    /// Nothing until the next input or [`Peer::deadline`].
+    Idle,
+}
+
+/// str0m refused to go on, or panicked. The session must end; others are untouched.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PeerError {
+    #[error("{0}")]
+    Rtc(#[from] str0m::RtcError),
+    #[error("str0m panicked")]
+    Panicked,
+}
+
+impl Peer {
+    pub fn new(rtc: Rtc, epoch: Epoch, candidates: std::sync::Arc<[SocketAddr]>) -> Peer {
+        Peer { rtc: Box::new(rtc), epoch, candidates, deadline: Instant::ZERO, dirty: true }
+    }
+
+    /// Feeds a datagram. `Ok(false)`: str0m cannot even parse it.
+    pub fn handle_receive(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        remote: SocketAddr,
+        data: &[u8],
+    ) -> Result<bool, PeerError> {
+        let local = self.candidates[usize::from(socket.0)];
+        let now = self.epoch.to_std(now);
+        self.with_rtc(|rtc| {
+            let Ok(receive) = Receive::new(Protocol::Udp, remote, local, data) else {
+                return Ok(false);
+            };
+            rtc.handle_input(Input::Receive(now, receive))?;
+            Ok(true)
+        })
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), PeerError> {
+        let now = self.epoch.to_std(now);
+        self.with_rtc(|rtc| Ok(rtc.handle_input(Input::Timeout(now))?))
+    }
+
+    /// Any other work on the `Rtc`; its output is drained afterwards like that of every input.
+    pub fn with_rtc<T>(&mut self, f: impl FnOnce(&mut Rtc) -> Result<T, PeerError>) -> Result<T, PeerError> {
+        self.dirty = true;
+        // str0m has asserts on paths that input from the network reaches. After a panic its state is unknown; the
+        // session is closed without another call into it.
+        catch_unwind(AssertUnwindSafe(|| f(&mut self.rtc))).unwrap_or(Err(PeerError::Panicked))
+    }
+
+    /// Datagrams go into `out`, which grows beyond a full batch by what one session has to say at a time; everything else
+    /// is returned.
+    pub fn poll(&mut self, out: &mut SendBatch) -> Result<Polled, PeerError> {
+        while self.dirty {
+            let output = catch_unwind(AssertUnwindSafe(|| self.rtc.poll_output()));
+            match output.map_err(|_| PeerError::Panicked)?? {
+                Output::Timeout(at) => {
+                    self.deadline = self.epoch.from_std(at);
+                    self.dirty = false;
+                }
+                Output::Transmit(t) => {
+                    // The source is one of our candidates: str0m made the pair from them.
+                    if let Some(socket) = self.candidates.iter().position(|c| *c == t.source) {
+                        out.push(SocketId(socket as u8), t.destination, &t.contents, None);
+                    }
+                }
+                Output::Event(event) => return Ok(Polled::Event(event)),
+            }
+        }
+        Ok(Polled::Idle)
+    }
+
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.rtc.is_alive()
+    }
+
+    pub fn std(&self, at: Instant) -> std::time::Instant {
+        self.epoch.to_std(at)
+    }
+}

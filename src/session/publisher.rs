@@ -1,0 +1,165 @@
+//! The media plane of a peer that sends to us: str0m decrypts and repairs, each packet is parsed once.
+
+use std::time::Duration;
+
+use str0m::Rtc;
+use str0m::media::{KeyframeRequestKind, MediaKind, Pt};
+use str0m::rtp::{ExtensionValues, RtpPacket};
+
+use super::negotiate::BoundFormat;
+use crate::id::{Generation, StreamId};
+use crate::units::Instant;
+use crate::wire::codec::{Codec, Format};
+use crate::wire::keyframe::{self, KeyframeStart};
+use crate::wire::packet::MediaPacket;
+use crate::wire::vp8::Vp8Header;
+
+/// A peer that sends one audio and one video track at most.
+pub(super) struct Publisher {
+    stream: StreamId,
+    generation: Generation,
+    /// What the answer accepted.
+    formats: Vec<BoundFormat>,
+    /// What each kind carries now; `None` before its first packet.
+    tracks: [Option<Track>; 2],
+    pli: Option<PeriodicPli>,
+    /// RTP timestamp of the access unit whose parameter sets came last.
+    parameters_at: Option<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Track {
+    ssrc: u32,
+    payload_type: Pt,
+}
+
+struct PeriodicPli {
+    interval: Duration,
+    next: Instant,
+}
+
+/// A track's first packet, or its first one in another format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrackStarted {
+    pub kind: MediaKind,
+    pub format: Format,
+    pub payload_type: u8,
+    pub ssrc: u32,
+}
+
+impl Publisher {
+    pub fn new(
+        stream: StreamId,
+        generation: Generation,
+        formats: Vec<BoundFormat>,
+        pli_interval: Option<Duration>,
+    ) -> Publisher {
+        let pli = pli_interval.map(|interval| PeriodicPli { interval, next: Instant::FAR_FUTURE });
+        Publisher { stream, generation, formats, tracks: [None, None], pli, parameters_at: None }
+    }
+
+    /// Turns what str0m decrypted into what the shards share. `None` for a payload type that was not negotiated.
+    pub fn handle_rtp(
+        &mut self,
+        now: Instant,
+        rtc: &mut Rtc,
+        rtp: RtpPacket,
+    ) -> Option<(MediaPacket, Option<TrackStarted>)> {
+        let payload_type = rtp.header.payload_type;
+        let ssrc = *rtp.header.ssrc;
+        let bound = self.formats.iter().find(|f| f.payload_type == payload_type)?;
+        let format = bound.format;
+        let kind = format.codec.kind();
+        let track = &mut self.tracks[kind as usize];
+        let same = track.is_some_and(|t| t.ssrc == ssrc && t.payload_type == payload_type);
+        let mut started = None;
+        if !same {
+            *track = Some(Track { ssrc, payload_type });
+            started = Some(TrackStarted { kind, format, payload_type: *payload_type, ssrc });
+            if bound.nack && !bound.rtx {
+                // OBS resends in-band on its only SSRC; str0m asks for nothing without RTX unless told to.
+                if let Some(stream) = rtc.direct_api().stream_rx(&ssrc.into()) {
+                    stream.suppress_nack(false);
+                }
+            }
+            if kind == MediaKind::Video
+                && let Some(pli) = &mut self.pli
+            {
+                pli.next = now + pli.interval;
+            }
+        }
+        let vp8 = (format.codec == Codec::Vp8).then(|| Vp8Header::parse(&rtp.payload)).flatten();
+        let starts_keyframe = self.starts_keyframe(format.codec, rtp.header.timestamp, &rtp.payload);
+        let packet = MediaPacket {
+            stream: self.stream,
+            kind,
+            generation: self.generation,
+            format,
+            ssrc,
+            seq: *rtp.seq_no,
+            timestamp: rtp.header.timestamp,
+            marker: rtp.header.marker,
+            starts_keyframe,
+            vp8,
+            extensions: end_to_end(&rtp.header.ext_vals),
+            arrival: now,
+            payload: rtp.payload,
+        };
+        Some((packet, started))
+    }
+
+    /// Whether a decoder can start on this packet. Parameter sets (H264, H265) come first in their access unit and in
+    /// packets of their own: who starts on the picture behind them has missed them.
+    fn starts_keyframe(&mut self, codec: Codec, timestamp: u32, payload: &[u8]) -> bool {
+        match keyframe::keyframe_start(codec, payload) {
+            None => false,
+            Some(KeyframeStart::Parameters) => self.parameters_at.replace(timestamp) != Some(timestamp),
+            Some(KeyframeStart::Picture) => self.parameters_at != Some(timestamp),
+        }
+    }
+
+    /// Asks the encoder for a keyframe; false while there is no video.
+    pub fn request_keyframe(&self, rtc: &mut Rtc) -> bool {
+        let Some(track) = self.tracks[MediaKind::Video as usize] else {
+            return false;
+        };
+        // PLI wherever it was negotiated, FIR only for those that know nothing else (RFC 4585 §6.3.1, RFC 5104 §4.3.1).
+        let bound = self.formats.iter().find(|f| f.payload_type == track.payload_type);
+        let kind = match bound {
+            Some(f) if f.fir && !f.pli => KeyframeRequestKind::Fir,
+            _ => KeyframeRequestKind::Pli,
+        };
+        let mut direct = rtc.direct_api();
+        let Some(stream) = direct.stream_rx(&track.ssrc.into()) else {
+            return false;
+        };
+        stream.request_keyframe(kind);
+        true
+    }
+
+    /// Whether it is time for the periodic PLI; then the next one is an interval away.
+    pub fn pli_due(&mut self, now: Instant) -> bool {
+        match &mut self.pli {
+            Some(pli) if now >= pli.next => {
+                pli.next = now + pli.interval;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub fn next_timeout(&self) -> Instant {
+        self.pli.as_ref().map_or(Instant::FAR_FUTURE, |p| p.next)
+    }
+}
+
+/// Only what is said from end to end passes; the rest is each hop's own (protocol: mid, rid, transport-cc, send times).
+fn end_to_end(from: &ExtensionValues) -> ExtensionValues {
+    ExtensionValues {
+        audio_level: from.audio_level,
+        voice_activity: from.voice_activity,
+        video_orientation: from.video_orientation,
+        abs_capture_time: from.abs_capture_time,
+        ..Default::default()
+    }
+}

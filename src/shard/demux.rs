@@ -1,0 +1,154 @@
+//! Whose datagram is this? By first byte (RFC 7983), then by 4-tuple, and STUN by its ufrag.
+//!
+//! Only an authenticated STUN request makes a 4-tuple known; DTLS and media are taken from known ones alone. A stranger
+//! gets no answer and costs no memory, only a count.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::placement::Slot;
+use crate::datagram::{Received, SocketId};
+use crate::id::{SessionId, ShardId};
+use crate::limits;
+use crate::metrics::DropReason;
+use crate::wire::classify::{Kind, classify};
+use crate::wire::stun::{StunKey, StunRequest};
+
+/// One end of a 4-tuple; the other one is the socket's address.
+pub(super) type Remote = (SocketId, SocketAddr);
+
+/// Who may talk to this shard.
+#[derive(Debug)]
+pub(super) struct Demux {
+    shard: ShardId,
+    /// By our ufrag: sessions of all shards, since nobody knows where the kernel will put their first packet.
+    credentials: FxHashMap<String, Credential>,
+    /// 4-tuples that authenticated STUN has validated.
+    remotes: FxHashMap<Remote, Route>,
+    /// Validated 4-tuples of sessions on other shards, oldest first.
+    foreign: FxHashMap<SessionId, Vec<Remote>>,
+}
+
+#[derive(Debug)]
+struct Credential {
+    key: StunKey,
+    slot: Arc<Slot>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    /// Key of the session on this shard.
+    Local(usize),
+    Foreign(ShardId),
+}
+
+/// What to do with a datagram.
+#[derive(Debug)]
+pub(super) enum Gate {
+    /// For the session behind this key; its 4-tuple is validated.
+    Session {
+        key: usize,
+        kind: Kind,
+    },
+    /// Authenticated STUN of a session that is or may become this shard's.
+    Stun {
+        slot: Arc<Slot>,
+        nominated: bool,
+    },
+    /// For a session of another shard.
+    HandOver(ShardId),
+    Drop(DropReason),
+}
+
+impl Demux {
+    pub fn new(shard: ShardId) -> Demux {
+        Demux { shard, credentials: FxHashMap::default(), remotes: FxHashMap::default(), foreign: FxHashMap::default() }
+    }
+
+    pub fn announce(&mut self, ufrag: String, pwd: &str, slot: Arc<Slot>) {
+        self.credentials.insert(ufrag, Credential { key: StunKey::new(pwd), slot });
+    }
+
+    pub fn forget(&mut self, ufrag: &str) {
+        let Some(credential) = self.credentials.remove(ufrag) else { return };
+        let session = credential.slot.session;
+        if self.credentials.values().any(|c| c.slot.session == session) {
+            return; // One ufrag of an ICE restart; the session goes on.
+        }
+        for remote in self.foreign.remove(&session).unwrap_or_default() {
+            self.remotes.remove(&remote);
+        }
+    }
+
+    /// Says where a datagram belongs. `handed_over`: another shard has sent it here.
+    pub fn gate(&mut self, datagram: &Received, handed_over: bool) -> Gate {
+        let remote = (datagram.socket, datagram.remote);
+        let Some(kind) = classify(datagram.data) else {
+            return Gate::Drop(DropReason::Unclassified);
+        };
+        match kind {
+            Kind::Stun => self.gate_stun(remote, datagram.data),
+            _ if datagram.data.len() > limits::MEDIA_DATAGRAM_BYTES_MAX => Gate::Drop(DropReason::Oversize),
+            Kind::Rtcp if datagram.data.len() < limits::SRTCP_BYTES_MIN => Gate::Drop(DropReason::RtcpTooShort),
+            _ => match self.remotes.get(&remote) {
+                Some(Route::Local(key)) => Gate::Session { key: *key, kind },
+                Some(Route::Foreign(_)) if handed_over => Gate::Drop(DropReason::Misrouted),
+                Some(Route::Foreign(shard)) => Gate::HandOver(*shard),
+                None if kind == Kind::Dtls => Gate::Drop(DropReason::DtlsUnknownRemote),
+                None => Gate::Drop(DropReason::MediaUnknownRemote),
+            },
+        }
+    }
+
+    fn gate_stun(&mut self, remote: Remote, data: &[u8]) -> Gate {
+        use crate::wire::stun::StunError;
+        let request = match StunRequest::parse(data) {
+            Ok(request) => request,
+            Err(StunError::Type) => return Gate::Drop(DropReason::StunUnexpected),
+            Err(_) => return Gate::Drop(DropReason::StunMalformed),
+        };
+        let Some(credential) = self.credentials.get(request.local_ufrag()) else {
+            return Gate::Drop(DropReason::StunUnknownUfrag);
+        };
+        if !request.verify_with(&credential.key) {
+            return Gate::Drop(DropReason::StunBadIntegrity);
+        }
+        let slot = credential.slot.clone();
+        match slot.owner() {
+            Some(owner) if owner != self.shard => {
+                self.learn_foreign(slot.session, remote, owner);
+                Gate::HandOver(owner)
+            }
+            _ => Gate::Stun { slot, nominated: request.use_candidate() },
+        }
+    }
+
+    /// A validated 4-tuple of a session of this shard.
+    pub fn learn(&mut self, remote: Remote, key: usize) {
+        self.remotes.insert(remote, Route::Local(key));
+    }
+
+    /// A 4-tuple is no longer used.
+    pub fn unlearn(&mut self, remote: Remote, key: usize) {
+        if self.remotes.get(&remote) == Some(&Route::Local(key)) {
+            self.remotes.remove(&remote);
+        }
+    }
+
+    fn learn_foreign(&mut self, session: SessionId, remote: Remote, owner: ShardId) {
+        if self.remotes.insert(remote, Route::Foreign(owner)) == Some(Route::Foreign(owner)) {
+            return;
+        }
+        let remotes = self.foreign.entry(session).or_default();
+        if remotes.contains(&remote) {
+            return;
+        }
+        if remotes.len() >= limits::REMOTES_PER_SESSION_MAX {
+            let oldest = remotes.remove(0);
+            self.remotes.remove(&oldest);
+        }
+        remotes.push(remote);
+    }
+}
