@@ -1,0 +1,450 @@
+//! A WebRTC client of the simulator's and the tests' own: str0m in a browser-like configuration, sans-IO.
+//!
+//! A publisher sends synthetic VP8 and Opus whose payload says which packet it is; a viewer writes down what it gets.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use str0m::change::{SdpAnswer, SdpPendingOffer};
+use str0m::config::CryptoProvider;
+use str0m::format::Codec;
+use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid};
+use str0m::net::{Protocol, Receive};
+use str0m::rtp::{RtpPacket, RtpWrite};
+use str0m::{Candidate, Event, Input, Output, Rtc};
+
+use crate::units::{Epoch, Instant};
+use crate::wire::vp8::Vp8Header;
+
+/// What a synthetic publisher sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// Written into each payload; tells publishers apart.
+    pub id: u32,
+    pub frames_per_second: u32,
+    pub packets_per_frame: u32,
+    /// Payload of each video packet.
+    pub bytes_per_packet: usize,
+    /// Frames between keyframes when nobody asks; 0: only the first one and those asked for.
+    pub keyframe_interval: u32,
+    /// Whether PLI is answered (OBS and ffmpeg do not).
+    pub answers_pli: bool,
+    pub audio: bool,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Source {
+            id: 1,
+            frames_per_second: 30,
+            packets_per_frame: 4,
+            bytes_per_packet: 1100,
+            keyframe_interval: 0,
+            answers_pli: true,
+            audio: true,
+        }
+    }
+}
+
+/// One packet that a viewer got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Got {
+    pub at: Instant,
+    pub kind: MediaKind,
+    pub ssrc: u32,
+    /// As the viewer's SRTP extended it.
+    pub seq: u64,
+    pub timestamp: u32,
+    pub marker: bool,
+    pub picture_id: Option<u16>,
+    pub tl0_pic_idx: Option<u8>,
+    /// What the publisher wrote into the payload.
+    pub stamp: Stamp,
+}
+
+/// A payload's own account of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub source: u32,
+    pub packet: u32,
+    pub frame: u32,
+    pub keyframe: bool,
+    pub first_of_frame: bool,
+}
+
+const STAMP_BYTES: usize = 14;
+
+impl Stamp {
+    fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.source.to_be_bytes());
+        out.extend_from_slice(&self.packet.to_be_bytes());
+        out.extend_from_slice(&self.frame.to_be_bytes());
+        out.push(u8::from(self.keyframe));
+        out.push(u8::from(self.first_of_frame));
+    }
+
+    fn read(payload: &[u8]) -> Option<Stamp> {
+        let word = |at: usize| Some(u32::from_be_bytes(payload.get(at..at + 4)?.try_into().ok()?));
+        Some(Stamp {
+            source: word(0)?,
+            packet: word(4)?,
+            frame: word(8)?,
+            keyframe: *payload.get(12)? == 1,
+            first_of_frame: *payload.get(13)? == 1,
+        })
+    }
+}
+
+/// VP8 descriptor of six bytes (X, I with 15 bits, L, T) and one of payload header.
+const VP8_HEADER_BYTES: usize = 7;
+
+/// One peer connection from the client's side.
+pub struct Client {
+    rtc: Rtc,
+    epoch: Epoch,
+    addr: SocketAddr,
+    pending: Option<SdpPendingOffer>,
+    deadline: Instant,
+    outgoing: VecDeque<(SocketAddr, Vec<u8>)>,
+    plane: Plane,
+    pub connected_at: Option<Instant>,
+    pub closed: bool,
+}
+
+enum Plane {
+    Publisher(Box<Publishing>),
+    Viewer(Vec<Got>),
+}
+
+struct Publishing {
+    source: Source,
+    video: Mid,
+    audio: Option<Mid>,
+    started: Option<Instant>,
+    frame: u32,
+    packet: u32,
+    audio_packet: u32,
+    keyframe_wanted: bool,
+    /// Random bases (RFC 3550 §5.1).
+    video_seq: u64,
+    video_timestamp: u32,
+    audio_seq: u64,
+    audio_timestamp: u32,
+    picture_id: u16,
+    tl0_pic_idx: u8,
+    pub keyframe_requests: u32,
+}
+
+impl Client {
+    /// A publisher and its offer.
+    pub fn publisher(
+        now: Instant,
+        epoch: Epoch,
+        addr: SocketAddr,
+        crypto: Arc<CryptoProvider>,
+        source: Source,
+        seed: u64,
+    ) -> (Client, String) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut rtc = rtc(now, epoch, addr, crypto);
+        let mut api = rtc.sdp_api();
+        let video = api.add_media(MediaKind::Video, Direction::SendOnly, None, None, None);
+        let audio =
+            source.audio.then(|| api.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None));
+        let plane = Plane::Publisher(Box::new(Publishing {
+            source,
+            video,
+            audio,
+            started: None,
+            frame: 0,
+            packet: 0,
+            audio_packet: 0,
+            keyframe_wanted: true,
+            video_seq: u64::from(rng.random::<u16>()),
+            video_timestamp: rng.random(),
+            audio_seq: u64::from(rng.random::<u16>()),
+            audio_timestamp: rng.random(),
+            picture_id: rng.random::<u16>() & 0x7fff,
+            tl0_pic_idx: rng.random(),
+            keyframe_requests: 0,
+        }));
+        let (offer, pending) = api.apply().expect("media was added");
+        (Client::new(rtc, epoch, addr, pending, plane), offer.to_sdp_string())
+    }
+
+    /// A viewer of video and audio, and its offer.
+    pub fn viewer(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>) -> (Client, String) {
+        let mut rtc = rtc(now, epoch, addr, crypto);
+        let mut api = rtc.sdp_api();
+        api.add_media(MediaKind::Video, Direction::RecvOnly, None, None, None);
+        api.add_media(MediaKind::Audio, Direction::RecvOnly, None, None, None);
+        let (offer, pending) = api.apply().expect("media was added");
+        (Client::new(rtc, epoch, addr, pending, Plane::Viewer(Vec::new())), offer.to_sdp_string())
+    }
+
+    fn new(rtc: Rtc, epoch: Epoch, addr: SocketAddr, pending: SdpPendingOffer, plane: Plane) -> Client {
+        Client {
+            rtc,
+            epoch,
+            addr,
+            pending: Some(pending),
+            deadline: Instant::ZERO,
+            outgoing: VecDeque::new(),
+            plane,
+            connected_at: None,
+            closed: false,
+        }
+    }
+
+    /// # Errors
+    /// What str0m has against the answer.
+    pub fn accept_answer(&mut self, now: Instant, sdp: &str) -> Result<(), String> {
+        let answer = SdpAnswer::from_sdp_string(sdp).map_err(|e| e.to_string())?;
+        let pending = self.pending.take().ok_or("answered twice")?;
+        self.rtc.sdp_api().accept_answer(pending, answer).map_err(|e| e.to_string())?;
+        self.step(now);
+        Ok(())
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
+        let Ok(receive) = Receive::new(Protocol::Udp, from, self.addr, data) else { return };
+        let at = self.epoch.to_std(now);
+        if self.rtc.handle_input(Input::Receive(at, receive)).is_err() {
+            self.closed = true;
+        }
+        self.drain(now);
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.connected_at.is_some()
+            && let Plane::Publisher(publishing) = &mut self.plane
+        {
+            publishing.send_due(now, self.epoch, &mut self.rtc);
+        }
+        self.step(now);
+    }
+
+    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.outgoing.pop_front()
+    }
+
+    pub fn next_timeout(&self) -> Instant {
+        if self.closed || self.pending.is_some() {
+            return Instant::FAR_FUTURE;
+        }
+        let media = match &self.plane {
+            Plane::Publisher(p) if self.connected_at.is_some() => p.next_due(),
+            _ => Instant::FAR_FUTURE,
+        };
+        self.deadline.min(media)
+    }
+
+    /// Says goodbye (DTLS close_notify); send what [`Self::poll_transmit`] gives.
+    pub fn close(&mut self, now: Instant) {
+        // An error means that it is closed already.
+        let _ = self.rtc.close();
+        self.step(now);
+        self.closed = true;
+    }
+
+    /// What a viewer got, in order of arrival.
+    pub fn got(&self) -> &[Got] {
+        match &self.plane {
+            Plane::Viewer(got) => got,
+            Plane::Publisher(_) => &[],
+        }
+    }
+
+    /// Video packets that a publisher has sent.
+    pub fn video_packets_sent(&self) -> u32 {
+        match &self.plane {
+            Plane::Publisher(p) => p.packet,
+            Plane::Viewer(_) => 0,
+        }
+    }
+
+    /// PLI and FIR that a publisher got.
+    pub fn keyframe_requests(&self) -> u32 {
+        match &self.plane {
+            Plane::Publisher(p) => p.keyframe_requests,
+            Plane::Viewer(_) => 0,
+        }
+    }
+
+    /// Asks for a keyframe as a decoder that has lost too much does.
+    pub fn request_keyframe(&mut self, now: Instant) {
+        let Plane::Viewer(got) = &self.plane else { return };
+        let Some(video) = got.iter().rev().find(|g| g.kind == MediaKind::Video) else { return };
+        if let Some(stream) = self.rtc.direct_api().stream_rx(&video.ssrc.into()) {
+            stream.request_keyframe(KeyframeRequestKind::Pli);
+        }
+        self.step(now);
+    }
+
+    fn step(&mut self, now: Instant) {
+        if self.rtc.handle_input(Input::Timeout(self.epoch.to_std(now))).is_err() {
+            self.closed = true;
+        }
+        self.drain(now);
+    }
+
+    fn drain(&mut self, now: Instant) {
+        loop {
+            match self.rtc.poll_output() {
+                Ok(Output::Timeout(at)) => {
+                    self.deadline = self.epoch.from_std(at);
+                    return;
+                }
+                Ok(Output::Transmit(t)) => self.outgoing.push_back((t.destination, t.contents.to_vec())),
+                Ok(Output::Event(event)) => self.handle_event(now, event),
+                Err(_) => {
+                    self.closed = true;
+                    self.deadline = Instant::FAR_FUTURE;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Connected => {
+                self.connected_at = Some(now);
+                if let Plane::Publisher(p) = &mut self.plane {
+                    p.started = Some(now);
+                }
+            }
+            Event::Closed => self.closed = true,
+            Event::KeyframeRequest(_) => {
+                if let Plane::Publisher(p) = &mut self.plane {
+                    p.keyframe_requests += 1;
+                    p.keyframe_wanted |= p.source.answers_pli;
+                }
+            }
+            Event::RtpPacket(rtp) => {
+                if let Plane::Viewer(got) = &mut self.plane
+                    && let Some(packet) = read(now, &self.rtc, &rtp)
+                {
+                    got.push(packet);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Publishing {
+    fn frame_at(&self, frame: u32) -> Instant {
+        let started = self.started.unwrap_or(Instant::FAR_FUTURE);
+        started + Duration::from_secs(1) * frame / self.source.frames_per_second
+    }
+
+    fn audio_at(&self, packet: u32) -> Instant {
+        self.started.unwrap_or(Instant::FAR_FUTURE) + Duration::from_millis(20) * packet
+    }
+
+    fn next_due(&self) -> Instant {
+        let audio = if self.audio.is_some() { self.audio_at(self.audio_packet) } else { Instant::FAR_FUTURE };
+        self.frame_at(self.frame).min(audio)
+    }
+
+    fn send_due(&mut self, now: Instant, epoch: Epoch, rtc: &mut Rtc) {
+        while self.frame_at(self.frame) <= now {
+            self.send_frame(epoch.to_std(now), rtc);
+        }
+        while self.audio.is_some() && self.audio_at(self.audio_packet) <= now {
+            self.send_audio(epoch.to_std(now), rtc);
+        }
+    }
+
+    fn send_frame(&mut self, now: std::time::Instant, rtc: &mut Rtc) {
+        let interval = self.source.keyframe_interval;
+        let keyframe = self.keyframe_wanted || (interval > 0 && self.frame.is_multiple_of(interval));
+        self.keyframe_wanted = false;
+        let pt = rtc.codec_config().find(|p| p.spec().codec == Codec::Vp8).map(|p| p.pt());
+        let mut direct = rtc.direct_api();
+        let (Some(stream), Some(pt)) = (direct.stream_tx_by_mid(self.video, None), pt) else { return };
+        let timestamp = self.video_timestamp.wrapping_add((u64::from(self.frame) * 90_000
+            / u64::from(self.source.frames_per_second)) as u32);
+        for i in 0..self.source.packets_per_frame {
+            let first = i == 0;
+            let id = self.picture_id.to_be_bytes();
+            let mut payload = vec![0x80 | u8::from(first) << 4, 0xe0, 0x80 | id[0], id[1], self.tl0_pic_idx, 0x20];
+            payload.push(u8::from(!(first && keyframe)));
+            debug_assert_eq!(payload.len(), VP8_HEADER_BYTES);
+            let stamp = Stamp {
+                source: self.source.id,
+                packet: self.packet,
+                frame: self.frame,
+                keyframe,
+                first_of_frame: first,
+            };
+            stamp.write(&mut payload);
+            payload.resize(self.source.bytes_per_packet.max(VP8_HEADER_BYTES + STAMP_BYTES), 0);
+            let write = RtpWrite::new(pt, self.video_seq.into(), timestamp, now, payload)
+                .marker(i + 1 == self.source.packets_per_frame)
+                .nackable(true);
+            stream.write_rtp(write);
+            self.video_seq += 1;
+            self.packet += 1;
+        }
+        self.frame += 1;
+        self.picture_id = (self.picture_id + 1) & 0x7fff;
+        self.tl0_pic_idx = self.tl0_pic_idx.wrapping_add(1);
+    }
+
+    fn send_audio(&mut self, now: std::time::Instant, rtc: &mut Rtc) {
+        let pt = rtc.codec_config().find(|p| p.spec().codec == Codec::Opus).map(|p| p.pt());
+        let mut direct = rtc.direct_api();
+        let (Some(mid), Some(pt)) = (self.audio, pt) else { return };
+        let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return };
+        let mut payload = Vec::with_capacity(80);
+        let packet = self.audio_packet;
+        let stamp =
+            Stamp { source: self.source.id, packet, frame: packet, keyframe: true, first_of_frame: true };
+        stamp.write(&mut payload);
+        payload.resize(80, 0);
+        let timestamp = self.audio_timestamp.wrapping_add(packet * 960);
+        stream.write_rtp(RtpWrite::new(pt, self.audio_seq.into(), timestamp, now, payload));
+        self.audio_seq += 1;
+        self.audio_packet += 1;
+    }
+}
+
+fn rtc(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>) -> Rtc {
+    let start = epoch.to_std(now);
+    let mut rtc = Rtc::builder().set_crypto_provider(crypto).set_rtp_mode(true).build(start);
+    rtc.add_local_candidate(Candidate::host(addr, "udp").expect("a unicast address"));
+    // Starts str0m's clock.
+    let _ = rtc.handle_input(Input::Timeout(start));
+    rtc
+}
+
+fn read(now: Instant, rtc: &Rtc, rtp: &RtpPacket) -> Option<Got> {
+    let pt = rtp.header.payload_type;
+    let codec = rtc.codec_config().find(|p| p.pt() == pt)?.spec().codec;
+    let (header, body) = match codec {
+        Codec::Vp8 => (Vp8Header::parse(&rtp.payload), rtp.payload.get(VP8_HEADER_BYTES..)?),
+        _ => (None, &rtp.payload[..]),
+    };
+    Some(Got {
+        at: now,
+        kind: if codec == Codec::Opus { MediaKind::Audio } else { MediaKind::Video },
+        ssrc: *rtp.header.ssrc,
+        seq: *rtp.seq_no,
+        timestamp: rtp.header.timestamp,
+        marker: rtp.header.marker,
+        picture_id: header.and_then(|h| h.picture_id).map(|p| p.value),
+        tl0_pic_idx: header.and_then(|h| h.tl0_pic_idx),
+        stamp: Stamp::read(body)?,
+    })
+}
