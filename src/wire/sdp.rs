@@ -1,6 +1,18 @@
 //! Offers in, answers out: what we read of a client's SDP, what we repair in it, and how our answer is finished.
 //!
-//! str0m does the negotiation itself; this file stands before and behind it and works on text only.
+//! str0m does the negotiation itself; this module stands before and behind it and works on text only. An offer is
+//! not patched but read and written anew, so that str0m sees nothing but what was understood and checked here.
+
+mod answer;
+mod candidate;
+mod fragment;
+mod lines;
+mod offer;
+mod write;
+
+pub use answer::{AnswerError, finish_answer};
+pub use fragment::{FragmentError, SdpFrag, restart_fragment};
+pub use offer::{OfferError, Unusable};
 
 use super::codec::Format;
 use str0m::media::{Direction, MediaKind};
@@ -18,17 +30,17 @@ pub struct Offer {
     pub fingerprint: String,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OfferedMedia {
     pub kind: MediaKind,
     pub mid: String,
     /// As the offer says it: `SendOnly` means that the client sends.
     pub direction: Direction,
-    /// In the client's order of preference; only codecs that we pass through.
+    /// In the client's order of preference; only codecs that we pass through. Never empty.
     pub formats: Vec<OfferedFormat>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OfferedFormat {
     pub payload_type: u8,
     /// Payload type of the RTX stream that repairs this one (RFC 4588 `apt`).
@@ -47,7 +59,52 @@ pub struct OfferedFormat {
 }
 
 impl Offer {
-    pub fn with_ice(&self, _ufrag: &str, _pwd: &str, _candidates: &[String]) -> Offer {
-        self.clone()
+    /// Reads, checks and repairs what a client sent.
+    ///
+    /// # Errors
+    /// [`OfferError::Syntax`] for what is no SDP at all, [`OfferError::Unusable`] for an offer that is understood but
+    /// cannot be answered whole.
+    pub fn parse(text: &str) -> Result<Offer, OfferError> {
+        offer::parse(text)
+    }
+
+    /// The same offer as an ICE restart makes it: other credentials and candidates, nothing else changes.
+    ///
+    /// `candidates` as in [`SdpFrag::candidates`].
+    pub fn with_ice(&self, ufrag: &str, pwd: &str, candidates: &[String]) -> Offer {
+        let mut sdp = String::with_capacity(self.sdp.len());
+        let mut listed = false;
+        for line in self.sdp.split_inclusive("\r\n") {
+            if line.starts_with("a=ice-ufrag:") {
+                write::line(&mut sdp, format_args!("a=ice-ufrag:{ufrag}"));
+            } else if line.starts_with("a=ice-pwd:") {
+                write::line(&mut sdp, format_args!("a=ice-pwd:{pwd}"));
+                if !std::mem::replace(&mut listed, true) {
+                    candidates.iter().for_each(|c| write::line(&mut sdp, format_args!("a={c}")));
+                }
+            } else if !line.starts_with("a=candidate:") {
+                sdp.push_str(line);
+            }
+        }
+        Offer { sdp, ice_ufrag: ufrag.to_owned(), ice_pwd: pwd.to_owned(), ..self.clone() }
+    }
+
+    pub fn media(&self, kind: MediaKind) -> Option<&OfferedMedia> {
+        self.media.iter().find(|m| m.kind == kind)
     }
 }
+
+impl OfferedMedia {
+    /// Whether the client means to send on this m-line.
+    pub fn sends(&self) -> bool {
+        matches!(self.direction, Direction::SendOnly | Direction::SendRecv)
+    }
+
+    /// Whether the client means to receive on this m-line.
+    pub fn receives(&self) -> bool {
+        matches!(self.direction, Direction::RecvOnly | Direction::SendRecv)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,460 @@
+//! The sanitiser: a client's offer read, judged and repaired.
+//!
+//! What a client does wrong but harmlessly is put right here; what cannot be answered whole is refused with a
+//! reason, because RFC 9725 §4.4.3 allows no partly successful answers.
+
+use std::collections::HashSet;
+
+use str0m::media::{Direction, MediaKind};
+
+use super::candidate::{self, CANDIDATES_MAX};
+use super::lines::{self, Section};
+use super::write::{self, Header, Parts, Source};
+use super::{Offer, OfferedFormat, OfferedMedia};
+use crate::wire::codec::{Codec, Format, parameter};
+
+/// Header extension ids that str0m can hold.
+const EXTENSION_ID_MAX: u8 = 16;
+
+/// Longest mid that str0m keeps whole; a cut one would not be the client's any more.
+const MID_CHARS_MAX: usize = 16;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OfferError {
+    /// Not SDP: answered 400.
+    #[error("no SDP: line {line}: {what}")]
+    Syntax { line: usize, what: &'static str },
+    /// SDP that we cannot answer: 422.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+}
+
+/// Why an offer that was understood cannot be answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    #[error("the offer has no m-line")]
+    NoMedia,
+    #[error("the offer has more than one {0} m-line")]
+    TooManyMedia(&'static str),
+    #[error("an m-line is neither audio nor video")]
+    UnknownMedia,
+    #[error("data channels are not served")]
+    DataChannel,
+    #[error("an m-line has port 0 and is not bundled")]
+    DisabledMedia,
+    #[error("media must be offered as UDP/TLS/RTP/SAVPF")]
+    Transport,
+    #[error("an m-line has no a=mid of 1 to 16 token characters, or two have the same")]
+    Mid,
+    #[error("the m-lines are not in one BUNDLE group with one transport")]
+    NotBundled,
+    #[error("a=rtcp-mux is missing")]
+    NoRtcpMux,
+    #[error("a=ice-ufrag or a=ice-pwd is missing or malformed")]
+    IceCredentials,
+    #[error("an ICE-lite client cannot connect to an ICE-lite server")]
+    IceLite,
+    #[error("a=fingerprint is missing or malformed")]
+    NoFingerprint,
+    #[error("the certificate's fingerprint must be given as sha-256")]
+    WeakFingerprint,
+    #[error("a=setup must be actpass, active or passive")]
+    Setup,
+    #[error("a=crypto is refused: keys come from DTLS only")]
+    Crypto,
+    #[error("payload type {0} stands for two formats")]
+    DuplicatePayloadType(u8),
+    #[error("the {0} m-line offers none of {1}")]
+    NoCommonCodec(&'static str, &'static str),
+}
+
+impl Unusable {
+    /// The last part of the problem's type, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Unusable::NoMedia | Unusable::UnknownMedia | Unusable::DisabledMedia => "unsupported-media",
+            Unusable::TooManyMedia(_) => "too-many-media",
+            Unusable::DataChannel => "data-channel",
+            Unusable::Transport => "unsupported-transport",
+            Unusable::Mid => "bad-mid",
+            Unusable::NotBundled => "not-bundled",
+            Unusable::NoRtcpMux => "no-rtcp-mux",
+            Unusable::IceCredentials => "bad-ice-credentials",
+            Unusable::IceLite => "ice-lite",
+            Unusable::NoFingerprint => "no-fingerprint",
+            Unusable::WeakFingerprint => "weak-fingerprint",
+            Unusable::Setup => "bad-setup",
+            Unusable::Crypto => "sdes-crypto",
+            Unusable::DuplicatePayloadType(_) => "duplicate-payload-type",
+            Unusable::NoCommonCodec(..) => "no-common-codec",
+        }
+    }
+}
+
+pub(super) fn parse(text: &str) -> Result<Offer, OfferError> {
+    let lines = lines::lines(text).map_err(|(line, what)| OfferError::Syntax { line, what })?;
+    match lines.first() {
+        Some(first) if first.letter == b'v' && first.value == "0" => {}
+        _ => return Err(OfferError::Syntax { line: 1, what: "v=0 expected" }),
+    }
+    let sections = lines::sections(&lines);
+    let (session, media) = sections.split_first().expect("the session section is always there");
+    if media.is_empty() {
+        return Err(Unusable::NoMedia.into());
+    }
+    if sections.iter().any(|s| s.has("crypto")) {
+        return Err(Unusable::Crypto.into());
+    }
+
+    let header = header(session, media)?;
+    let mut claimed = Claimed::default();
+    let mut parts = Vec::with_capacity(media.len());
+    for section in media {
+        let part = part(session, section, &mut claimed)?;
+        if parts.iter().any(|p: &Parts| p.media.kind == part.media.kind) {
+            return Err(Unusable::TooManyMedia(name(part.media.kind)).into());
+        }
+        if parts.iter().any(|p: &Parts| p.media.mid == part.media.mid) {
+            return Err(Unusable::Mid.into());
+        }
+        parts.push(part);
+    }
+
+    Ok(Offer {
+        sdp: write::offer(&header, &parts),
+        media: parts.into_iter().map(|p| p.media).collect(),
+        ice_ufrag: header.ufrag,
+        ice_pwd: header.pwd,
+        fingerprint: header.fingerprint,
+    })
+}
+
+/// What all m-lines of one BUNDLE have in common.
+fn header(session: &Section, media: &[Section]) -> Result<Header, Unusable> {
+    if session.has("ice-lite") {
+        return Err(Unusable::IceLite);
+    }
+    // FFmpeg lists mids that do not exist, str0m wants exactly those that do, in order: the group is written anew.
+    // Without any group a second m-line would need a transport of its own.
+    let bundled = session.all("group").any(|g| g.split_ascii_whitespace().next() == Some("BUNDLE"));
+    if media.len() > 1 && !bundled {
+        return Err(Unusable::NotBundled);
+    }
+
+    // What the transport is may stand at session level, in every m-line, or (RFC 9143) only in the first.
+    let ufrag = common(session, media, |s| s.first("ice-ufrag"))?.ok_or(Unusable::IceCredentials)?;
+    let pwd = common(session, media, |s| s.first("ice-pwd"))?.ok_or(Unusable::IceCredentials)?;
+    if !candidate::are_credentials(ufrag, pwd) {
+        return Err(Unusable::IceCredentials);
+    }
+    let setup = common(session, media, |s| s.first("setup"))?.unwrap_or("actpass");
+    if !matches!(setup, "actpass" | "active" | "passive") {
+        return Err(Unusable::Setup);
+    }
+
+    let all = || std::iter::once(session).chain(media);
+    let mut candidates: Vec<String> = Vec::new();
+    for candidate in all().flat_map(|s| s.all("candidate")).filter_map(candidate::parse) {
+        let current = candidate.ufrag.is_none_or(|u| u == ufrag);
+        if current && candidates.len() < CANDIDATES_MAX && !candidates.contains(&candidate.text) {
+            candidates.push(candidate.text);
+        }
+    }
+    Ok(Header {
+        ufrag: ufrag.to_owned(),
+        pwd: pwd.to_owned(),
+        fingerprint: fingerprint(session, media)?,
+        setup: setup.to_owned(),
+        candidates,
+        mixed_extensions: all().any(|s| s.has("extmap-allow-mixed")),
+    })
+}
+
+/// The value that holds for the session and for every m-line that says one.
+fn common<'a, T: PartialEq>(
+    session: &'a Section,
+    media: &'a [Section],
+    get: impl Fn(&'a Section<'a>) -> Option<T>,
+) -> Result<Option<T>, Unusable> {
+    let mut found = None;
+    for value in media.iter().map(|m| get(m).or_else(|| get(session))) {
+        match (&found, value) {
+            (None, value) => found = value,
+            (Some(a), Some(b)) if *a != b => return Err(Unusable::NotBundled),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// The sha-256 fingerprint, in capitals. aiortc gives three hashes of one certificate; str0m checks this one.
+fn fingerprint(session: &Section, media: &[Section]) -> Result<String, Unusable> {
+    let sha256 = |s: &Section| {
+        s.all("fingerprint").find_map(|value| {
+            let (hash, hex) = value.split_once(' ')?;
+            hash.eq_ignore_ascii_case("sha-256").then(|| hex.trim().to_ascii_uppercase())
+        })
+    };
+    let Some(hex) = common(session, media, sha256)? else {
+        let any = std::iter::once(session).chain(media).any(|s| s.has("fingerprint"));
+        return Err(if any { Unusable::WeakFingerprint } else { Unusable::NoFingerprint });
+    };
+    let octets = hex.split(':').filter(|o| o.len() == 2 && o.bytes().all(|b| b.is_ascii_hexdigit())).count();
+    if octets != 32 || hex.len() != 32 * 3 - 1 {
+        return Err(Unusable::NoFingerprint);
+    }
+    Ok(format!("sha-256 {hex}"))
+}
+
+/// Numbers that one BUNDLE may use only once.
+#[derive(Default)]
+struct Claimed {
+    /// str0m panics when two formats claim one payload type.
+    payload_types: HashSet<u8>,
+    /// RFC 9143 §8: one id means one extension in all m-lines.
+    extensions: Vec<(u8, String)>,
+}
+
+impl Claimed {
+    fn payload_type(&mut self, payload_type: u8) -> Result<(), Unusable> {
+        match self.payload_types.insert(payload_type) {
+            true => Ok(()),
+            false => Err(Unusable::DuplicatePayloadType(payload_type)),
+        }
+    }
+
+    fn extension(&mut self, id: u8, uri: &str) -> bool {
+        if let Some((_, known)) = self.extensions.iter().find(|(known, _)| *known == id) {
+            return known == uri;
+        }
+        self.extensions.push((id, uri.to_owned()));
+        true
+    }
+}
+
+/// One m-line.
+fn part(session: &Section, section: &Section, claimed: &mut Claimed) -> Result<Parts, OfferError> {
+    let malformed = OfferError::Syntax { line: 0, what: "a malformed m-line" };
+    let mut words = section.media.unwrap_or_default().split_ascii_whitespace();
+    let (Some(kind), Some(port), Some(transport)) = (words.next(), words.next(), words.next()) else {
+        return Err(malformed);
+    };
+    let kind = match kind {
+        "audio" => MediaKind::Audio,
+        "video" => MediaKind::Video,
+        "application" => return Err(Unusable::DataChannel.into()),
+        _ => return Err(Unusable::UnknownMedia.into()),
+    };
+    if transport != "UDP/TLS/RTP/SAVPF" {
+        return Err(Unusable::Transport.into());
+    }
+    let payload_types: Vec<u8> = words.map(str::parse).collect::<Result<_, _>>().map_err(|_| malformed)?;
+
+    let mid = section.first("mid").filter(|mid| is_mid(mid)).ok_or(Unusable::Mid)?;
+    // GStreamer offers later m-lines with port 0 and bundle-only (RFC 9143 §6): that is no refusal.
+    let in_group = || session.all("group").any(|g| g.split_ascii_whitespace().any(|m| m == mid));
+    if port == "0" && !section.has("bundle-only") && !in_group() {
+        return Err(Unusable::DisabledMedia.into());
+    }
+    if !section.has("rtcp-mux") {
+        return Err(Unusable::NoRtcpMux.into());
+    }
+    let direction = direction(section).or_else(|| direction(session)).unwrap_or(Direction::SendRecv);
+    let formats = formats(section, kind, &payload_types, claimed)?;
+    Ok(Parts {
+        extensions: extensions(section, claimed),
+        source: matches!(direction, Direction::SendOnly | Direction::SendRecv).then(|| source(section)).flatten(),
+        reduced_size_rtcp: section.has("rtcp-rsize"),
+        media: OfferedMedia { kind, mid: mid.to_owned(), direction, formats },
+    })
+}
+
+fn direction(section: &Section) -> Option<Direction> {
+    const ALL: [(&str, Direction); 4] = [
+        ("sendonly", Direction::SendOnly),
+        ("recvonly", Direction::RecvOnly),
+        ("sendrecv", Direction::SendRecv),
+        ("inactive", Direction::Inactive),
+    ];
+    ALL.into_iter().find(|(name, _)| section.has(name)).map(|(_, direction)| direction)
+}
+
+/// RFC 9143: a token; here with letters, digits and a few signs only, so that it can be written anywhere.
+fn is_mid(mid: &str) -> bool {
+    (1..=MID_CHARS_MAX).contains(&mid.len())
+        && mid.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+'))
+}
+
+fn name(kind: MediaKind) -> &'static str {
+    match kind {
+        MediaKind::Audio => "audio",
+        MediaKind::Video => "video",
+    }
+}
+
+/// The formats that we pass through, with their RTX. RED, FEC, comfort noise and telephone events are left out: an
+/// answer may name fewer formats than the offer, and redundancy inside would confuse per-viewer rewriting.
+fn formats(
+    section: &Section,
+    kind: MediaKind,
+    payload_types: &[u8],
+    claimed: &mut Claimed,
+) -> Result<Vec<OfferedFormat>, Unusable> {
+    let mut seen = HashSet::new();
+    let mut rtpmaps = Vec::new();
+    for (pt, map) in section.all("rtpmap").filter_map(numbered) {
+        if !seen.insert(pt) {
+            return Err(Unusable::DuplicatePayloadType(pt));
+        }
+        rtpmaps.push((pt, map));
+    }
+
+    let mut formats: Vec<OfferedFormat> = Vec::new();
+    for &pt in payload_types {
+        let Some((_, map)) = rtpmaps.iter().find(|(known, _)| *known == pt) else { continue };
+        if let Some(format) = format(section, kind, pt, map) {
+            claimed.payload_type(pt)?;
+            formats.push(format);
+        }
+    }
+    for &pt in payload_types {
+        let is_rtx = rtpmaps.iter().any(|(known, map)| *known == pt && map.to_ascii_lowercase().starts_with("rtx/"));
+        let apt =
+            || parameters(section, pt).split(';').find_map(|p| p.trim().strip_prefix("apt=")?.trim().parse().ok());
+        if !is_rtx || !is_usable(pt) {
+            continue;
+        }
+        let repaired: Option<u8> = apt();
+        if let Some(format) = formats.iter_mut().find(|f| Some(f.payload_type) == repaired && f.rtx.is_none()) {
+            claimed.payload_type(pt)?;
+            format.rtx = Some(pt);
+        }
+    }
+    match (formats.is_empty(), kind) {
+        (false, _) => Ok(formats),
+        (true, MediaKind::Audio) => Err(Unusable::NoCommonCodec("audio", "opus")),
+        (true, MediaKind::Video) => Err(Unusable::NoCommonCodec("video", "VP8, VP9, H264, H265, AV1")),
+    }
+}
+
+/// One format, when it is one that we pass through.
+fn format(section: &Section, kind: MediaKind, payload_type: u8, rtpmap: &str) -> Option<OfferedFormat> {
+    let mut parts = rtpmap.split('/');
+    let codec = Codec::from_name(parts.next()?.trim()).filter(|c| c.kind() == kind)?;
+    let clock_rate: u32 = parts.next()?.trim().parse().ok()?;
+    let channels: Option<u8> = match parts.next() {
+        Some(channels) => Some(channels.trim().parse().ok()?),
+        None => None,
+    };
+    // RFC 7587 §7: always opus/48000/2. All our video runs at 90 kHz.
+    let expected = match kind {
+        MediaKind::Audio => (48_000, Some(2)),
+        MediaKind::Video => (90_000, None),
+    };
+    if (clock_rate, channels) != expected || !is_usable(payload_type) {
+        return None;
+    }
+    let fmtp = repaired_fmtp(codec, parameters(section, payload_type));
+    let format = Format::parse(codec, &fmtp)?;
+    let feedback = |wanted: &str| {
+        section.all("rtcp-fb").any(|value| {
+            let (target, feedback) = value.split_once(' ').unwrap_or((value, ""));
+            // `*` means every format of the m-line (RFC 4585 §4.2); str0m knows numbers only.
+            (target == "*" || target.parse() == Ok(payload_type)) && feedback.trim().eq_ignore_ascii_case(wanted)
+        })
+    };
+    Some(OfferedFormat {
+        payload_type,
+        rtx: None,
+        format,
+        clock_rate,
+        channels,
+        nack: feedback("nack"),
+        pli: feedback("nack pli"),
+        fir: feedback("ccm fir"),
+        transport_cc: feedback("transport-cc"),
+        remb: feedback("goog-remb"),
+        fmtp,
+    })
+}
+
+/// With a marker bit, 64 to 95 look like RTCP packet types 192 to 223, so RFC 5761 §4 bars them from a port that
+/// carries both.
+fn is_usable(payload_type: u8) -> bool {
+    payload_type < 64 || (96..128).contains(&payload_type)
+}
+
+/// All `a=fmtp` parameters of a payload type as one list.
+fn parameters(section: &Section, payload_type: u8) -> String {
+    let lines = section.all("fmtp").filter_map(numbered).filter(|(pt, _)| *pt == payload_type);
+    let parameters = lines.flat_map(|(_, value)| value.split(';')).map(str::trim);
+    parameters.filter(|p| !p.is_empty() && p.is_ascii()).collect::<Vec<_>>().join(";")
+}
+
+/// FFmpeg 8.0 writes libavcodec's profile number, constrained flag (0x200) and all, in hex where two digits belong:
+/// `422001f` for constrained baseline, level 3.1.
+fn repaired_fmtp(codec: Codec, fmtp: String) -> String {
+    let Some(value) = parameter(&fmtp, "profile-level-id").filter(|v| codec == Codec::H264 && v.len() == 7) else {
+        return fmtp;
+    };
+    let constraints = match (value.get(..2), value.get(2..5), value.get(5..)) {
+        (Some(profile), Some("200"), Some(level)) => format!("{profile}e0{level}"),
+        _ => return fmtp,
+    };
+    fmtp.replace(value, &constraints)
+}
+
+/// `a=rid`, `a=simulcast` and the two rid extensions are left out for now: str0m then negotiates one encoding, and a
+/// browser sends one. Simulcast layers come with layer selection.
+fn extensions(section: &Section, claimed: &mut Claimed) -> Vec<(u8, String)> {
+    const RIDS: [&str; 2] =
+        ["urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id", "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id"];
+    let mut extensions: Vec<(u8, String)> = Vec::new();
+    for value in section.all("extmap") {
+        let mut words = value.split_ascii_whitespace();
+        let (Some(id), Some(uri)) = (words.next(), words.next()) else { continue };
+        // Firefox writes `3/sendonly`; str0m does not read the direction, so it is left out.
+        let Ok(id) = id.split('/').next().unwrap_or_default().parse::<u8>() else { continue };
+        // 15 is reserved in the one-byte form (RFC 8285 §4.2).
+        let fits = (1..=EXTENSION_ID_MAX).contains(&id) && id != 15 && uri.is_ascii();
+        let known = extensions.iter().any(|(i, u)| *i == id || u == uri);
+        if fits && !known && !RIDS.contains(&uri) && claimed.extension(id, uri) {
+            extensions.push((id, uri.to_owned()));
+        }
+    }
+    extensions
+}
+
+/// The SSRC that the client announces, with its RTX. Of several (simulcast by munging) the first one is what is left
+/// when simulcast is not answered; with rids nobody can tell, and str0m finds it by the mid of the packets.
+fn source(section: &Section) -> Option<Source> {
+    let fid = |ssrc: u32| {
+        section.all("ssrc-group").find_map(|group| {
+            let mut words = group.split_ascii_whitespace();
+            let is_fid = words.next()?.eq_ignore_ascii_case("FID");
+            let (main, rtx) = (words.next()?.parse::<u32>().ok()?, words.next()?.parse::<u32>().ok()?);
+            (is_fid && (main == ssrc || rtx == ssrc)).then_some((main, rtx))
+        })
+    };
+    let mut mains: Vec<(u32, Option<u32>)> = Vec::new();
+    for ssrc in section.all("ssrc").filter_map(|v| v.split_ascii_whitespace().next()?.parse::<u32>().ok()) {
+        let (main, rtx) = match fid(ssrc) {
+            Some((main, rtx)) if main != rtx => (main, Some(rtx)),
+            _ => (ssrc, None),
+        };
+        if !mains.iter().any(|(known, _)| *known == main) {
+            mains.push((main, rtx));
+        }
+    }
+    let has_rids = section.has("simulcast") || section.has("rid");
+    if has_rids && mains.len() > 1 {
+        return None;
+    }
+    mains.first().map(|&(ssrc, rtx)| Source { ssrc, rtx })
+}
+
+/// `"96 VP8/90000"` as number and rest.
+fn numbered(value: &str) -> Option<(u8, &str)> {
+    let (number, rest) = value.split_once(' ')?;
+    Some((number.parse().ok()?, rest.trim()))
+}
