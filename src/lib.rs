@@ -25,3 +25,6 @@ pub mod session;
 
 // L5: one core's world.
 pub mod shard;
+
+// L7: the only threads; the same shards under virtual time.
+pub mod sim;

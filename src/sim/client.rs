@@ -154,8 +154,7 @@ impl Client {
         let mut rtc = rtc(now, epoch, addr, crypto);
         let mut api = rtc.sdp_api();
         let video = api.add_media(MediaKind::Video, Direction::SendOnly, None, None, None);
-        let audio =
-            source.audio.then(|| api.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None));
+        let audio = source.audio.then(|| api.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None));
         let plane = Plane::Publisher(Box::new(Publishing {
             source,
             video,
@@ -349,7 +348,9 @@ impl Publishing {
     }
 
     fn audio_at(&self, packet: u32) -> Instant {
-        self.started.unwrap_or(Instant::FAR_FUTURE) + Duration::from_millis(20) * packet
+        // 7 ms off, so that audio and video never fall due together: str0m sends what is due at one time in the order of
+        // a hash map.
+        self.started.unwrap_or(Instant::FAR_FUTURE) + Duration::from_millis(7) + Duration::from_millis(20) * packet
     }
 
     fn next_due(&self) -> Instant {
@@ -373,8 +374,9 @@ impl Publishing {
         let pt = rtc.codec_config().find(|p| p.spec().codec == Codec::Vp8).map(|p| p.pt());
         let mut direct = rtc.direct_api();
         let (Some(stream), Some(pt)) = (direct.stream_tx_by_mid(self.video, None), pt) else { return };
-        let timestamp = self.video_timestamp.wrapping_add((u64::from(self.frame) * 90_000
-            / u64::from(self.source.frames_per_second)) as u32);
+        let timestamp = self
+            .video_timestamp
+            .wrapping_add((u64::from(self.frame) * 90_000 / u64::from(self.source.frames_per_second)) as u32);
         for i in 0..self.source.packets_per_frame {
             let first = i == 0;
             let id = self.picture_id.to_be_bytes();
@@ -409,8 +411,7 @@ impl Publishing {
         let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return };
         let mut payload = Vec::with_capacity(80);
         let packet = self.audio_packet;
-        let stamp =
-            Stamp { source: self.source.id, packet, frame: packet, keyframe: true, first_of_frame: true };
+        let stamp = Stamp { source: self.source.id, packet, frame: packet, keyframe: true, first_of_frame: true };
         stamp.write(&mut payload);
         payload.resize(80, 0);
         let timestamp = self.audio_timestamp.wrapping_add(packet * 960);

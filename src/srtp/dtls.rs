@@ -69,7 +69,15 @@ impl fmt::Debug for Certificate {
 
 /// What `RtcConfig::set_crypto_provider` takes: aws-lc-rs throughout, DTLS by this file. One per process is enough.
 pub fn crypto_provider() -> Arc<CryptoProvider> {
-    static DTLS: SharedConfigDtls = SharedConfigDtls;
+    static DTLS: SharedConfigDtls = SharedConfigDtls::new(None);
+    Arc::new(CryptoProvider { dtls_provider: &DTLS, ..str0m_aws_lc_rs::default_provider() })
+}
+
+/// The same with DTLS that draws its randomness, jitter of retransmissions included, from a fixed seed.
+///
+/// For the simulator alone: nothing that it encrypts is secret.
+pub fn simulated_crypto_provider() -> Arc<CryptoProvider> {
+    static DTLS: SharedConfigDtls = SharedConfigDtls::new(Some(1));
     Arc::new(CryptoProvider { dtls_provider: &DTLS, ..str0m_aws_lc_rs::default_provider() })
 }
 
@@ -125,8 +133,23 @@ impl Drop for Restore {
     }
 }
 
-#[derive(Debug)]
-struct SharedConfigDtls;
+struct SharedConfigDtls {
+    /// Made at the first session.
+    config: OnceLock<Arc<dimpl::Config>>,
+    seed: Option<u64>,
+}
+
+impl SharedConfigDtls {
+    const fn new(seed: Option<u64>) -> SharedConfigDtls {
+        SharedConfigDtls { config: OnceLock::new(), seed }
+    }
+}
+
+impl fmt::Debug for SharedConfigDtls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedConfigDtls")
+    }
+}
 
 impl DtlsProvider for SharedConfigDtls {
     fn generate_certificate(&self) -> Option<DtlsCert> {
@@ -141,7 +164,7 @@ impl DtlsProvider for SharedConfigDtls {
         // Ours is fixed: see `MTU_BYTES`.
         _mtu: Option<usize>,
     ) -> Result<Box<dyn DtlsInstance>, CryptoError> {
-        let config = config()?;
+        let config = self.config()?;
         let cert = cert.clone();
         let dtls = match dtls_version {
             DtlsVersion::Dtls12 => dimpl::Dtls::new_12(config, cert, now),
@@ -154,23 +177,25 @@ impl DtlsProvider for SharedConfigDtls {
     }
 }
 
-/// The configuration of all sessions, made at the first.
-fn config() -> Result<Arc<dimpl::Config>, CryptoError> {
-    static CONFIG: OnceLock<Arc<dimpl::Config>> = OnceLock::new();
-    if let Some(config) = CONFIG.get() {
-        return Ok(config.clone());
+impl SharedConfigDtls {
+    fn config(&self) -> Result<Arc<dimpl::Config>, CryptoError> {
+        if let Some(config) = self.config.get() {
+            return Ok(config.clone());
+        }
+        let mut builder = dimpl::Config::builder()
+            .with_crypto_provider(str0m_aws_lc_rs::dimpl_crypto_provider())
+            // Only 4-tuples that ICE has verified reach DTLS, which is what a cookie would prove.
+            .use_server_cookie(false)
+            .mtu(MTU_BYTES)
+            .flight_start_rto(FLIGHT_RTO)
+            .flight_retries(FLIGHT_RETRIES);
+        if let Some(seed) = self.seed {
+            builder = builder.dangerously_set_rng_seed(seed);
+        }
+        let config = builder.build().map_err(|e| CryptoError::Other(format!("DTLS configuration: {e}")))?;
+        // Two threads may get here at once; they agree on the one that comes first.
+        Ok(self.config.get_or_init(|| Arc::new(config)).clone())
     }
-    let config = dimpl::Config::builder()
-        .with_crypto_provider(str0m_aws_lc_rs::dimpl_crypto_provider())
-        // Only 4-tuples that ICE has verified reach DTLS, which is what a cookie would prove.
-        .use_server_cookie(false)
-        .mtu(MTU_BYTES)
-        .flight_start_rto(FLIGHT_RTO)
-        .flight_retries(FLIGHT_RETRIES)
-        .build()
-        .map_err(|e| CryptoError::Other(format!("DTLS configuration: {e}")))?;
-    // Two threads may get here at once; they agree on the one that comes first.
-    Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
 /// A dimpl endpoint that tells its handle when keying material passes by. The key bytes go on to str0m unseen.
@@ -357,7 +382,8 @@ mod tests {
 
     #[test]
     fn all_sessions_share_one_configuration() {
-        assert!(Arc::ptr_eq(&config().unwrap(), &config().unwrap()));
+        let dtls = SharedConfigDtls::new(None);
+        assert!(Arc::ptr_eq(&dtls.config().unwrap(), &dtls.config().unwrap()));
     }
 
     #[test]

@@ -1,0 +1,100 @@
+//! What must hold of every run, whatever the seed.
+
+use std::collections::BTreeSet;
+
+use str0m::media::MediaKind;
+
+use super::client::Got;
+use crate::metrics::Counters;
+
+/// What one viewer saw of one kind, judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    pub packets: usize,
+    /// Sequence numbers between the first and the last that never came.
+    pub missing: u64,
+    /// Packets that came more than once.
+    pub duplicates: usize,
+    /// The first packet is a keyframe's first: always so on a path without loss.
+    pub starts_whole: bool,
+    /// Findings: each one is a bug.
+    pub faults: Vec<String>,
+}
+
+/// Judges what a viewer got of one kind.
+pub fn judge(got: &[Got], kind: MediaKind) -> Judgement {
+    let mut packets: Vec<&Got> = got.iter().filter(|g| g.kind == kind).collect();
+    let mut judgement = Judgement { packets: packets.len(), ..Judgement::default() };
+    let Some(first) = packets.first() else { return judgement };
+    let ssrc = first.ssrc;
+    if packets.iter().any(|p| p.ssrc != ssrc) {
+        judgement.faults.push("the viewer's SSRC changed".into());
+    }
+    packets.sort_by_key(|p| p.seq);
+    let distinct: BTreeSet<u64> = packets.iter().map(|p| p.seq).collect();
+    judgement.duplicates = packets.len() - distinct.len();
+    let (low, high) = (packets[0].seq, packets[packets.len() - 1].seq);
+    judgement.missing = high - low + 1 - distinct.len() as u64;
+    // What is lost before the first packet that arrives, no receiver can know of: it is not a fault, see `starts_whole`.
+    judgement.starts_whole = packets[0].stamp.first_of_frame && packets[0].stamp.keyframe;
+    for pair in packets.windows(2) {
+        let [a, b] = pair else { continue };
+        check_step(a, b, &mut judgement.faults);
+    }
+    judgement.faults.truncate(10);
+    judgement
+}
+
+/// Two packets that follow each other in sequence numbers.
+fn check_step(a: &Got, b: &Got, faults: &mut Vec<String>) {
+    let mut fault = |what: &str| faults.push(format!("{what}: {a:?} then {b:?}"));
+    let ahead = b.timestamp.wrapping_sub(a.timestamp);
+    if ahead > u32::MAX / 2 {
+        return fault("the timestamp goes back");
+    }
+    let switched = a.stamp.source != b.stamp.source;
+    if switched && b.kind == MediaKind::Video && !(b.stamp.keyframe && b.stamp.first_of_frame) {
+        fault("a new publisher does not start with a keyframe");
+    }
+    if !switched && b.seq != a.seq && b.seq - a.seq != u64::from(b.stamp.packet.wrapping_sub(a.stamp.packet)) {
+        fault("sequence numbers and the publisher's packets part");
+    }
+    if switched && ahead == 0 {
+        fault("a new publisher's timestamp stands still");
+    }
+    let (Some(id_a), Some(id_b)) = (a.picture_id, b.picture_id) else { return };
+    let new_frame = switched || a.stamp.frame != b.stamp.frame;
+    let pictures = if switched { 1 } else { b.stamp.frame.wrapping_sub(a.stamp.frame) };
+    // Across a switch with a loss before it nobody can say how many pictures there were.
+    if switched && b.seq != a.seq + 1 {
+        return;
+    }
+    let expected = if new_frame { (u32::from(id_a) + pictures) as u16 & 0x7fff } else { id_a };
+    if id_b != expected {
+        fault("the picture id jumps");
+    }
+    if let (Some(tl0_a), Some(tl0_b)) = (a.tl0_pic_idx, b.tl0_pic_idx)
+        && tl0_b != if new_frame { tl0_a.wrapping_add(pictures as u8) } else { tl0_a }
+    {
+        fault("TL0PICIDX jumps");
+    }
+}
+
+/// Each datagram ends exactly once.
+pub fn conservation(shards: &[Counters]) -> Result<(), String> {
+    use crate::metrics::DropReason as D;
+    for (i, c) in shards.iter().enumerate() {
+        let incoming = c.datagrams_received + c.datagrams_taken_over;
+        // What happens to a packet after it was decrypted is counted per copy.
+        let after: u64 =
+            [D::PeerQueueFull, D::Stale, D::AwaitingKeyframe, D::Padding, D::NoPayloadType, D::BeforeStart]
+                .into_iter()
+                .map(|d| c.drops.of(d))
+                .sum();
+        let ended = c.datagrams_consumed + c.datagrams_handed_over + c.media_received + c.drops.total() - after;
+        if incoming != ended {
+            return Err(format!("shard {i}: {incoming} datagrams came, {ended} are accounted for: {c:?}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! The whole SFU under virtual time, with str0m clients and a seed.
+
+use std::time::Duration;
+
+use manycast::sim::client::Source;
+use manycast::sim::{Path, World, oracle};
+use str0m::media::MediaKind;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Fails with the seed that replays the run.
+#[track_caller]
+fn sound(world: &mut World, viewers: &[manycast::sim::ClientId]) {
+    let seed = world.seed;
+    for viewer in viewers {
+        for kind in [MediaKind::Audio, MediaKind::Video] {
+            let judged = oracle::judge(world.client(*viewer).got(), kind);
+            assert!(judged.faults.is_empty(), "seed {seed}: {viewer:?} {kind}: {:#?}", judged.faults);
+            if judged.packets > 0 && world.path(*viewer).loss == 0.0 {
+                assert!(judged.starts_whole, "seed {seed}: {viewer:?} {kind}: does not start on a keyframe");
+            }
+        }
+    }
+    let counters = world.counters();
+    oracle::conservation(&counters).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+}
+
+fn clean_run(seed: u64, shards: u16) -> Vec<(usize, usize, u64)> {
+    let mut world = World::new(seed, shards);
+    world.publish("a", Source::default(), Path::CLEAN);
+    world.run_for(SECOND);
+    let viewers: Vec<_> = (0..8).map(|_| world.watch("a", Path::CLEAN)).collect();
+    world.run_for(5 * SECOND);
+    sound(&mut world, &viewers);
+    viewers
+        .iter()
+        .map(|v| {
+            let video = oracle::judge(world.client(*v).got(), MediaKind::Video);
+            let audio = oracle::judge(world.client(*v).got(), MediaKind::Audio);
+            (video.packets, audio.packets, video.missing + audio.missing)
+        })
+        .collect()
+}
+
+#[test]
+fn every_viewer_gets_the_stream_whole() {
+    for outcome in clean_run(1, 1) {
+        let (video, audio, missing) = outcome;
+        // 5 s less the handshake and the wait for a keyframe: 30 frames/s of 4 packets, 50 audio packets/s.
+        assert!((520..=610).contains(&video), "{outcome:?}");
+        assert!((230..=255).contains(&audio), "{outcome:?}");
+        assert_eq!(missing, 0);
+    }
+}
+
+#[test]
+fn four_shards_do_what_one_does() {
+    let one = clean_run(2, 1);
+    let four = clean_run(2, 4);
+    assert_eq!(one.len(), four.len());
+    for (a, b) in one.iter().zip(&four) {
+        assert_eq!((a.2, b.2), (0, 0));
+        // 20 µs from shard to shard may move a packet across the end of the run.
+        assert!(a.0.abs_diff(b.0) <= 8 && a.1.abs_diff(b.1) <= 2, "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn losses_on_both_legs_are_repaired() {
+    for seed in 10..14 {
+        let mut world = World::new(seed, 2);
+        world.publish("a", Source { keyframe_interval: 60, ..Source::default() }, Path::LOSSY);
+        world.run_for(2 * SECOND);
+        let viewers: Vec<_> = (0..4).map(|_| world.watch("a", Path::LOSSY)).collect();
+        world.run_for(10 * SECOND);
+        sound(&mut world, &viewers);
+        for viewer in viewers {
+            let video = oracle::judge(world.client(viewer).got(), MediaKind::Video);
+            assert!(video.packets > 800, "seed {seed}: {video:?}");
+            // Without repair it would be one in ten.
+            assert!(video.missing as usize * 50 < video.packets, "seed {seed}: {video:?}");
+        }
+    }
+}
+
+#[test]
+fn a_second_publisher_takes_over_and_viewers_see_one_stream() {
+    for (seed, shards) in [(20, 1), (21, 4), (22, 4), (23, 3)] {
+        let mut world = World::new(seed, shards);
+        let first = world.publish("a", Source { id: 1, ..Source::default() }, Path::CLEAN);
+        world.run_for(SECOND);
+        let viewers: Vec<_> = (0..5).map(|_| world.watch("a", Path::CLEAN)).collect();
+        world.run_for(2 * SECOND);
+        world.publish("a", Source { id: 2, ..Source::default() }, Path::CLEAN);
+        world.run_for(3 * SECOND);
+        sound(&mut world, &viewers);
+        assert!(world.client(first).closed, "seed {seed}: the first publisher was told goodbye");
+        for viewer in viewers {
+            let got = world.client(viewer).got();
+            assert!(got.iter().any(|g| g.stamp.source == 1) && got.iter().any(|g| g.stamp.source == 2));
+            assert_eq!(oracle::judge(got, MediaKind::Video).missing, 0, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_killed_publisher_comes_back_and_nobody_renegotiates() {
+    let mut world = World::new(30, 3);
+    let first = world.publish("a", Source { id: 1, ..Source::default() }, Path::CLEAN);
+    world.run_for(SECOND);
+    let viewers: Vec<_> = (0..5).map(|_| world.watch("a", Path::CLEAN)).collect();
+    world.run_for(2 * SECOND);
+    world.kill(first);
+    world.run_for(8 * SECOND);
+    let back = world.now();
+    world.publish("a", Source { id: 2, ..Source::default() }, Path::CLEAN);
+    world.run_for(3 * SECOND);
+    sound(&mut world, &viewers);
+    for viewer in viewers {
+        let got = world.client(viewer).got();
+        let again = got.iter().find(|g| g.stamp.source == 2 && g.kind == MediaKind::Video).expect("plays on");
+        assert!(again.at.since(back) < SECOND, "after {:?}", again.at.since(back));
+    }
+}
+
+#[test]
+fn a_seed_is_a_run() {
+    let run = |keep: bool| {
+        let mut world = World::new(40, 3);
+        if keep {
+            world.trace.keep_log();
+        }
+        world.publish("a", Source::default(), Path::LOSSY);
+        world.run_for(SECOND);
+        let viewer = world.watch("a", Path::LOSSY);
+        world.watch("a", Path::CLEAN);
+        world.run_for(4 * SECOND);
+        world.leave(viewer);
+        world.run_for(SECOND);
+        world.trace
+    };
+    let (a, b) = (run(true), run(true));
+    let parted = a.log().iter().zip(b.log()).enumerate().find(|(_, (a, b))| a != b);
+    assert_eq!(parted, None);
+    assert_eq!(a.hash(), b.hash());
+    assert!(a.lines() > 1000);
+}
+
+#[test]
+fn joining_viewers_cause_few_keyframe_requests() {
+    let mut world = World::new(50, 2);
+    let publisher = world.publish("a", Source::default(), Path::CLEAN);
+    world.run_for(SECOND);
+    let viewers: Vec<_> = (0..40)
+        .map(|_| {
+            let viewer = world.watch("a", Path::CLEAN);
+            world.run_for(SECOND / 40);
+            viewer
+        })
+        .collect();
+    world.run_for(2 * SECOND);
+    sound(&mut world, &viewers);
+    let asked = world.client(publisher).keyframe_requests();
+    assert!((1..=3).contains(&asked), "{asked} requests for 40 joins within a second");
+    assert!(viewers.iter().all(|v| !world.client(*v).got().is_empty()));
+}
+
+#[test]
+fn a_viewer_that_leaves_is_forgotten() {
+    let mut world = World::new(60, 2);
+    world.publish("a", Source::default(), Path::CLEAN);
+    let viewer = world.watch("a", Path::CLEAN);
+    let silent = world.watch("a", Path::CLEAN);
+    world.run_for(2 * SECOND);
+    assert_eq!(world.sessions(), 3);
+    world.leave(viewer);
+    world.run_for(SECOND);
+    assert_eq!(world.sessions(), 2);
+    world.kill(silent);
+    world.run_for(20 * SECOND);
+    assert_eq!(world.sessions(), 2, "30 s without an authenticated packet, not less");
+    world.run_for(12 * SECOND);
+    assert_eq!(world.sessions(), 1);
+}
