@@ -7,6 +7,9 @@ pub mod id;
 pub mod limits;
 pub mod units;
 
+pub mod io;
+pub mod sync;
+
 pub mod metrics;
 
 pub mod wire;
