@@ -11,7 +11,9 @@ pub mod limits;
 pub mod units;
 
 // L1: packet I/O, queues between shards, counters. They know no RTP.
+pub mod io;
 pub mod metrics;
+pub mod sync;
 
 // L2: pure codecs.
 pub mod wire;
