@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 // L0: words that everything else is written in.
+pub mod config;
 pub mod datagram;
 pub mod id;
 pub mod limits;

@@ -1,3 +1,53 @@
 //! The command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use manycast::config::{Config, ConfigError, Flags};
+use tracing_subscriber::EnvFilter;
+
+/// A WebRTC SFU: one stream in, every core out.
+#[derive(Parser)]
+#[command(name = "manycast", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Take streams in (WHIP, curl) and give them out (WHEP, curl).
+    ///
+    /// Every flag is also read from the variable MANYCAST_<FLAG> and from the TOML file that --config names.
+    Serve(Box<Flags>),
+}
+
+/// What a shell expects of a program that was called wrongly.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let Command::Serve(flags) = Cli::parse().command;
+    match configure(*flags) {
+        Ok(_config) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("manycast: {error}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+/// Reads the settings and starts logging.
+fn configure(flags: Flags) -> Result<Config, ConfigError> {
+    let error = |setting: &str, problem: String| ConfigError { setting: setting.to_owned(), problem };
+    let file = match &flags.config {
+        Some(path) => Some(
+            std::fs::read_to_string(path)
+                .map_err(|e| error("config", format!("cannot read {}: {e}", path.display())))?,
+        ),
+        None => None,
+    };
+    let config = Config::resolve(flags, file.as_deref())?;
+    let filter = EnvFilter::try_new(&config.log).map_err(|e| error("log", format!("{:?}: {e}", config.log)))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(config)
+}
