@@ -1,0 +1,219 @@
+//! The loop of one core: receive, let the shard work, send, ring peers, sleep until something happens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::datagram::{RecvBatch, SendBatch};
+use crate::id::ShardId;
+use crate::io::{Backend, BackendStats, Doorbell};
+use crate::shard::Shard;
+use crate::shard::message::{Command, Event, PeerMessage};
+use crate::sync::{Inbox, MustRing};
+use crate::units::Instant;
+
+/// Messages of other shards per turn: as many as datagrams, so that neither starves the other.
+const PEER_MESSAGES_PER_TURN: usize = crate::limits::RECV_BATCH_DATAGRAMS;
+
+/// How a shard is reached from other threads.
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub inbox: Arc<Inbox<PeerMessage>>,
+    pub doorbell: Doorbell,
+}
+
+/// To control: a shard's events in their order.
+pub(super) type EventSender = tokio::sync::mpsc::Sender<(ShardId, Event)>;
+
+/// One shard on its thread.
+pub(super) struct Driver {
+    shard: Shard,
+    backend: Box<dyn Backend>,
+    clock: Clock,
+    /// All shards; this one too.
+    peers: Vec<Peer>,
+    commands: Receiver<Command>,
+    events: EventSender,
+    /// An event that control had no room for.
+    held: Option<Event>,
+    received: RecvBatch,
+    out: SendBatch,
+    /// Peers whose doorbell must ring at the end of this turn.
+    to_ring: Vec<ShardId>,
+}
+
+/// The one place that reads the clock for shards.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(std::time::Instant);
+
+impl Clock {
+    #[expect(clippy::new_without_default, reason = "a default that reads the clock would be a surprise")]
+    #[expect(clippy::disallowed_methods, reason = "the clock's start")]
+    pub fn new() -> Clock {
+        Clock(std::time::Instant::now())
+    }
+
+    pub fn now(&self) -> Instant {
+        Instant::ZERO + self.0.elapsed()
+    }
+
+    pub fn start(&self) -> std::time::Instant {
+        self.0
+    }
+}
+
+impl Driver {
+    pub fn new(
+        shard: Shard,
+        backend: Box<dyn Backend>,
+        clock: Clock,
+        peers: Vec<Peer>,
+        commands: Receiver<Command>,
+        events: EventSender,
+    ) -> Driver {
+        Driver {
+            shard,
+            backend,
+            clock,
+            peers,
+            commands,
+            events,
+            held: None,
+            received: RecvBatch::new(),
+            out: SendBatch::new(),
+            to_ring: Vec::new(),
+        }
+    }
+
+    /// Until the shard has stopped.
+    ///
+    /// # Errors
+    /// The backend is beyond repair.
+    pub fn run(mut self) -> std::io::Result<()> {
+        let mut worked = true;
+        loop {
+            let timeout = self.sleep_for(worked);
+            self.received.clear();
+            self.backend.receive(timeout, &mut self.received)?;
+            self.inbox().woke();
+            let now = self.clock.now();
+            worked = self.turn(now);
+            if self.deliver_events() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How long to wait for datagrams: never after work, never while another shard has left something.
+    fn sleep_for(&self, worked: bool) -> Option<Duration> {
+        if worked || !self.inbox().prepare_to_sleep() {
+            return Some(Duration::ZERO);
+        }
+        if self.held.is_some() {
+            return Some(Duration::from_millis(1));
+        }
+        Some(self.shard.next_timeout().since(self.clock.now()))
+    }
+
+    /// Returns whether there was anything to do.
+    fn turn(&mut self, now: Instant) -> bool {
+        let mut worked = !self.received.is_empty();
+        // Control first: a session is announced before its answer leaves, so its first packet finds it.
+        while let Ok(command) = self.commands.try_recv() {
+            self.shard.handle_command(now, command, &mut self.out);
+            worked = true;
+        }
+        self.received.at = now;
+        for datagram in self.received.iter() {
+            self.shard.handle_datagram(now, datagram, &mut self.out);
+            if self.out.is_full() {
+                flush(&mut self.shard, self.backend.as_mut(), &mut self.out);
+            }
+        }
+        for _ in 0..PEER_MESSAGES_PER_TURN {
+            let Some(message) = self.inbox().pop() else { break };
+            self.shard.handle_peer(now, message, &mut self.out);
+            worked = true;
+        }
+        if now >= self.shard.next_timeout() {
+            self.shard.handle_timeout(now, &mut self.out);
+        }
+        loop {
+            let more = self.shard.poll_transmit(now, &mut self.out);
+            flush(&mut self.shard, self.backend.as_mut(), &mut self.out);
+            if !more {
+                break;
+            }
+        }
+        self.shard.handle_flushed(self.clock.now());
+        self.hand_over();
+        worked
+    }
+
+    /// Gives peers what is theirs; rings each sleeper once.
+    fn hand_over(&mut self) {
+        while let Some((to, message)) = self.shard.poll_peer() {
+            match self.peers[to.index()].inbox.push(message) {
+                Ok(MustRing(true)) => self.to_ring.push(to),
+                Ok(MustRing(false)) => {}
+                Err(_) => self.shard.peer_queue_full(),
+            }
+        }
+        for to in self.to_ring.drain(..) {
+            self.backend.ring(&self.peers[to.index()].doorbell);
+        }
+    }
+
+    /// Returns true once the shard has stopped and control knows it.
+    fn deliver_events(&mut self) -> bool {
+        while let Some(mut event) = self.held.take().or_else(|| self.shard.poll_event()) {
+            let stopped = matches!(event, Event::Stopped);
+            if let Event::Report(report) = &mut event {
+                report.figures.backend = figures(self.backend.stats());
+            }
+            match self.events.try_send((self.shard.id(), event)) {
+                Ok(()) if stopped => return true,
+                Ok(()) => {}
+                // Control is behind; it is told again in a moment, nothing is lost.
+                Err(TrySendError::Full((_, event))) => {
+                    self.held = Some(event);
+                    return false;
+                }
+                Err(TrySendError::Closed(_)) => return true,
+            }
+        }
+        false
+    }
+
+    fn inbox(&self) -> &Inbox<PeerMessage> {
+        &self.peers[self.shard.id().index()].inbox
+    }
+}
+
+fn flush(shard: &mut Shard, backend: &mut dyn Backend, out: &mut SendBatch) {
+    if out.is_empty() {
+        return;
+    }
+    let sent = backend.send(out);
+    out.clear();
+    let counters = shard.counters_mut();
+    counters.datagrams_sent += sent.datagrams;
+    counters.bytes_sent += sent.bytes;
+    counters.send_would_block += sent.would_block;
+    counters.send_errors += sent.errors;
+}
+
+fn figures(stats: BackendStats) -> Vec<(&'static str, u64)> {
+    vec![
+        ("wait", stats.waits),
+        ("doorbell", stats.doorbells),
+        ("doorbell_failed", stats.bells_failed),
+        ("truncated", stats.truncated),
+        ("receive_error", stats.receive_errors),
+        ("rearm", stats.rearms),
+        ("out_of_buffers", stats.enobufs),
+        ("segmentation_refused", stats.gso_refused),
+    ]
+}
