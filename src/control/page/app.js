@@ -81,14 +81,15 @@ function hook(panel, pc) {
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
 
-function openTab(name, { focus = false } = {}) {
+function openTab(name) {
   for (const tab of tabs) {
     const selected = tab.id === `tab-${name}`;
     tab.setAttribute("aria-selected", String(selected));
     tab.tabIndex = selected ? 0 : -1;
     $(tab.getAttribute("aria-controls")).hidden = !selected;
-    if (selected && focus) tab.focus();
   }
+  // Watching needs no camera.
+  $("insecure-notice").hidden = window.isSecureContext || name === "watch";
 }
 
 for (const tab of tabs) {
@@ -137,9 +138,6 @@ function rememberStream(stream) {
   history.replaceState(null, "", `${location.pathname}?${query}${location.hash}`);
 }
 
-window.addEventListener("hashchange", readAddress);
-readAddress();
-
 // ------------------------------------------------------------------------------------------------- insecure origin
 
 if (!window.isSecureContext) {
@@ -148,8 +146,10 @@ if (!window.isSecureContext) {
   $("insecure-localhost").textContent = `http://localhost${port}`;
   $("insecure-caddy").textContent = `caddy reverse-proxy --from your.domain --to localhost${port || ":80"}`;
   $("insecure-flag-origin").textContent = location.origin;
-  $("insecure-notice").hidden = false;
 }
+
+window.addEventListener("hashchange", readAddress);
+readAddress();
 
 // ----------------------------------------------------------------------------------------------------- leaving
 

@@ -209,6 +209,7 @@ export class PublishPanel {
     // The keyboard's place must not get lost with the button that hides.
     if (running && focused === $("publish-start")) $("publish-stop").focus();
     if (!running && focused === $("publish-stop")) $("publish-start").focus();
+    $("publish-form").classList.toggle("running", running);
     if (running) this.lock();
     else this.unlock();
   }

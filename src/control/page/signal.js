@@ -96,9 +96,12 @@ async function refusal(response, hadToken) {
       return new SignalError("unusable", "Browser and server found no common ground.", { ...more, hint: detail || "Try another codec." });
     case 429:
     case 503:
-      return new SignalError("busy", "The server is busy.", more);
+      return new SignalError("busy", "The server is busy.", { ...more, hint: detail || "Try again in a moment." });
     default:
-      return new SignalError(status >= 500 ? "busy" : "refused", `The server answered ${status}.`, more);
+      return new SignalError(status >= 500 ? "busy" : "refused", `The server answered ${status}.`, {
+        ...more,
+        hint: detail || "Its log says more.",
+      });
   }
 }
 

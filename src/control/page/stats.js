@@ -13,10 +13,10 @@ const FIGURES = [
   { key: "rtt", name: "Round trip", write: (f) => number(f.roundTripMs, f.roundTripMs < 10 ? 1 : 0, " ms") },
   { key: "jitter-buffer", name: "Jitter buffer", write: (f) => number(f.jitterBufferMs, 0, " ms"), only: "receive" },
   { key: "freezes", name: "Freezes", write: (f) => number(f.freezes, 0), only: "receive" },
-  { key: "dropped", name: "Not shown", write: (f) => number(f.framesDropped, 0), only: "receive" },
+  { key: "dropped", name: "Frames dropped", write: (f) => number(f.framesDropped, 0), only: "receive" },
   { key: "limit", name: "Held back by", write: (f) => LIMITS[f.limitedBy] ?? dash, only: "send" },
   { key: "resent", name: "Resent", write: (f) => number(f.packetsResent, 0), only: "send" },
-  { key: "keyframes-asked", name: "Keys asked", write: (f) => number(f.keyframesAsked, 0), only: "send" },
+  { key: "keyframes-asked", name: "Keyframes asked", write: (f) => number(f.keyframesAsked, 0), only: "send" },
   { key: "srtp", name: "Media cipher (SRTP)", write: (f) => f.srtpCipher || dash, wide: true },
   { key: "dtls", name: "Handshake (DTLS)", write: (f) => handshake(f), wide: true },
 ];
