@@ -57,6 +57,7 @@ new StreamList({
     rememberStream(name);
     watch.start();
   },
+  onlist: (streams) => publish.showViewers(streams),
 });
 
 window.manycast = {

@@ -13,7 +13,12 @@ const PICTURE = { width: 640, height: 360 };
 export class LegacyPanel {
   constructor() {
     this.status = new Status("legacy", {
-      idle: "Not connected", connecting: "Connecting", waiting: "Your turn", live: "Live", stopped: "Not connected", failed: "Not connected",
+      idle: "Not connected",
+      connecting: "Connecting",
+      waiting: "Your turn",
+      live: "Live",
+      stopped: "Not connected",
+      failed: "Not connected",
     });
     this.meter = new Meter($("legacy-figures"), "legacy", "receive");
     this.video = $("legacy-video");
@@ -119,7 +124,11 @@ export class LegacyPanel {
     try {
       await pc.setRemoteDescription(decode($("legacy-answer").value));
     } catch (error) {
-      return this.refused(error instanceof SignalError ? error : new SignalError("answer", "The browser cannot use this answer.", { hint: error.message }));
+      return this.refused(
+        error instanceof SignalError
+          ? error
+          : new SignalError("answer", "The browser cannot use this answer.", { hint: error.message }),
+      );
     }
     this.showButtons();
     this.status.set("connecting", "Connecting…");
@@ -131,9 +140,13 @@ export class LegacyPanel {
   }
 
   showLink(state) {
-    if (state === "interrupted") return this.status.set("connecting", "The connection is interrupted. Waiting for it to come back…");
+    if (state === "interrupted")
+      return this.status.set("connecting", "The connection is interrupted. Waiting for it to come back…");
     this.meter.start(this.pc);
-    this.status.set("live", this.role === "publish" ? `You broadcast “${this.stream}”.` : `You have joined “${this.stream}”.`);
+    this.status.set(
+      "live",
+      this.role === "publish" ? `You broadcast “${this.stream}”.` : `You have joined “${this.stream}”.`,
+    );
   }
 
   path() {

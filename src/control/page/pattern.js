@@ -37,8 +37,20 @@ function drawStill(pen, width, height) {
 
   // Corner marks: if one is missing, the picture has been cropped.
   pen.fillStyle = "#e8ecea";
-  for (const [x, y] of [[0, 0], [width - cell, 0], [0, height - unit], [width - cell, height - unit]]) pen.fillRect(x, y, cell, unit);
-  for (const [x, y] of [[0, 0], [width - unit, 0], [0, height - cell], [width - unit, height - cell]]) pen.fillRect(x, y, unit, cell);
+  for (const [x, y] of [
+    [0, 0],
+    [width - cell, 0],
+    [0, height - unit],
+    [width - cell, height - unit],
+  ])
+    pen.fillRect(x, y, cell, unit);
+  for (const [x, y] of [
+    [0, 0],
+    [width - unit, 0],
+    [0, height - cell],
+    [width - unit, height - cell],
+  ])
+    pen.fillRect(x, y, unit, cell);
 
   pen.save();
   disc(pen, width / 2, height / 2, unit * 38);
@@ -60,7 +72,8 @@ function drawStill(pen, width, height) {
   pen.fillStyle = "#e8ecea";
   let x = width / 2 - unit * 24;
   for (const period of [2.4, 1.6, 1.2, 0.8]) {
-    for (let i = 0; i < 12 / period; i += 1) pen.fillRect(x + i * period * unit, height * 0.56 + unit * 18.5, (period * unit) / 2, unit * 7);
+    for (let i = 0; i < 12 / period; i += 1)
+      pen.fillRect(x + i * period * unit, height * 0.56 + unit * 18.5, (period * unit) / 2, unit * 7);
     x += unit * 12.5;
   }
   pen.restore();

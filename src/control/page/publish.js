@@ -3,6 +3,7 @@
 import { $, BAD_NAME, STREAM_NAME, Status, copy, followAspect, isLoopback, sleep, watchLink } from "./dom.js";
 import { openSource } from "./source.js";
 import { Meter } from "./stats.js";
+import { countViewers } from "./streams.js";
 import { Publisher, sendableCodecs } from "./whip.js";
 
 const SOURCE_HINTS = {
@@ -19,7 +20,11 @@ export class PublishPanel {
   constructor({ onlive }) {
     this.onlive = onlive;
     this.status = new Status("publish", {
-      idle: "Off air", connecting: "Connecting", live: "On air", stopped: "Off air", failed: "Off air",
+      idle: "Off air",
+      connecting: "Connecting",
+      live: "On air",
+      stopped: "Off air",
+      failed: "Off air",
     });
     this.meter = new Meter($("publish-figures"), "publish", "send");
     this.video = $("publish-video");
@@ -87,6 +92,13 @@ export class PublishPanel {
     $("publish-whip-url").textContent = `${location.origin}/whip/${name}`;
   }
 
+  /** How many look at what this page publishes; not in the status line, which would be read out each time. */
+  showViewers(streams) {
+    const own = streams.find(({ name }) => name === this.stream);
+    if (this.status.state === "live" && own)
+      this.status.badge.textContent = `On air, ${countViewers(own.viewers ?? 0)}`;
+  }
+
   async start() {
     if (this.attempt) return;
     if (!STREAM_NAME.test(this.stream)) {
@@ -139,9 +151,12 @@ export class PublishPanel {
         token,
         signal,
         onstate: (state) => {
-          if (state === "interrupted") return this.status.set("connecting", "The connection is interrupted. Waiting for it to come back…");
+          if (state === "interrupted")
+            return this.status.set("connecting", "The connection is interrupted. Waiting for it to come back…");
           wasLive = this.hasBeenLive = true;
-          this.status.set("live", `“${stream}” is live.`, { hint: "Open the watch link in another tab, or on another device." });
+          this.status.set("live", `“${stream}” is live.`, {
+            hint: "Open the watch link in another tab, or on another device.",
+          });
           this.onlive(stream);
         },
       });
@@ -216,7 +231,9 @@ export class PublishPanel {
 
   /** What cannot change while live is locked, so that the form shows what is on air. */
   lock() {
-    this.locked = [...$("publish-form").elements].filter((field) => /^(INPUT|SELECT)$/.test(field.tagName) && !field.disabled);
+    this.locked = [...$("publish-form").elements].filter(
+      (field) => /^(INPUT|SELECT)$/.test(field.tagName) && !field.disabled,
+    );
     for (const field of this.locked) field.disabled = true;
   }
 

@@ -32,7 +32,9 @@ export async function negotiate(pc, url, { token, signal, munge = (sdp) => sdp }
     // The server has a session by now that nobody will use.
     resource.delete();
     if (signal.aborted) throw signal.reason;
-    throw new SignalError("answer", "This browser cannot use the server's answer.", { hint: String(error.message ?? error) });
+    throw new SignalError("answer", "This browser cannot use the server's answer.", {
+      hint: String(error.message ?? error),
+    });
   }
   return resource;
 }
@@ -57,19 +59,20 @@ export async function post(url, contentType, body, token, signal) {
 class Resource {
   constructor(response, token) {
     const location = response.headers.get("Location");
-    // A server behind a proxy may name its public origin; the session is on the one that just answered as well,
-    // and the page's Content-Security-Policy knows no other.
-    this.path = location && new URL(location, response.url).pathname;
+    const url = location && new URL(location, response.url);
+    // A server behind a proxy may name its public origin. The session is on the one that just answered as well, and
+    // the page's Content-Security-Policy knows no other; unless the answer came from elsewhere to begin with.
+    this.url = url && (response.redirected ? url.href : url.pathname);
     this.etag = response.headers.get("ETag");
     this.token = token;
   }
 
   /** Keepalive: must get through while the page is being closed. */
   delete() {
-    if (!this.path) return;
+    if (!this.url) return;
     const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
-    fetch(this.path, { method: "DELETE", headers, keepalive: true }).catch(() => {});
-    this.path = null;
+    fetch(this.url, { method: "DELETE", headers, keepalive: true }).catch(() => {});
+    this.url = null;
   }
 }
 
@@ -82,18 +85,31 @@ async function refusal(response, hadToken) {
   const more = { status, retryAfterMs: Number.isFinite(seconds) ? seconds * 1000 : 0, hint: detail };
   switch (status) {
     case 401:
-      return new SignalError("token", hadToken ? "The server did not take this token." : "The server asks for a token.", {
-        ...more,
-        hint: "Enter the token that the server's operator gave you, then try again.",
-      });
+      return new SignalError(
+        "token",
+        hadToken ? "The server did not take this token." : "The server asks for a token.",
+        {
+          ...more,
+          hint: "Enter the token that the server's operator gave you, then try again.",
+        },
+      );
     case 403:
-      return new SignalError("token", "This token is not for this stream.", { ...more, hint: detail || "Ask the operator for one that is." });
+      return new SignalError("token", "This token is not for this stream.", {
+        ...more,
+        hint: detail || "Ask the operator for one that is.",
+      });
     case 404:
-      return new SignalError("gone", "The server does not know this stream.", { ...more, hint: detail || "Check the name." });
+      return new SignalError("gone", "The server does not know this stream.", {
+        ...more,
+        hint: detail || "Check the name.",
+      });
     case 409:
       return new SignalError("conflict", "The server refused for now.", more);
     case 422:
-      return new SignalError("unusable", "Browser and server found no common ground.", { ...more, hint: detail || "Try another codec." });
+      return new SignalError("unusable", "Browser and server found no common ground.", {
+        ...more,
+        hint: detail || "Try another codec.",
+      });
     case 429:
     case 503:
       return new SignalError("busy", "The server is busy.", { ...more, hint: detail || "Try again in a moment." });
@@ -180,7 +196,9 @@ function noPath(pc) {
     });
   }
   const offered = [...(pc.remoteDescription?.sdp ?? "").matchAll(/^a=candidate:\S+ \d+ udp \d+ (\S+) (\d+)/gim)];
-  const addresses = [...new Set(offered.map(([, ip, port]) => (ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`)))];
+  const addresses = [
+    ...new Set(offered.map(([, ip, port]) => (ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`))),
+  ];
   return new SignalError("no-path", "The server answered, but no media gets through.", {
     hint: addresses.length
       ? `It offered UDP ${addresses.slice(0, 3).join(", ")}. Is that reachable from here? If not, open the port, or start manycast with --public-ip.`

@@ -45,7 +45,10 @@ async function openCamera({ width, height }, audio) {
 
 async function openScreen({ width, height }, audio) {
   if (!navigator.mediaDevices.getDisplayMedia) {
-    throw new SourceError("This browser cannot share a screen.", { hint: "Phones' browsers as a rule cannot.", suggest: "camera" });
+    throw new SourceError("This browser cannot share a screen.", {
+      hint: "Phones' browsers as a rule cannot.",
+      suggest: "camera",
+    });
   }
   try {
     const media = await navigator.mediaDevices.getDisplayMedia({
@@ -57,7 +60,8 @@ async function openScreen({ width, height }, audio) {
     if ("contentHint" in track) track.contentHint = "detail";
     return media;
   } catch (error) {
-    if (error.name === "NotAllowedError") throw new SourceError("No screen was chosen.", { hint: "Go live again and pick a screen, window or tab." });
+    if (error.name === "NotAllowedError")
+      throw new SourceError("No screen was chosen.", { hint: "Go live again and pick a screen, window or tab." });
     throw new SourceError("The screen cannot be captured.", { hint: error.message, suggest: "synthetic" });
   }
 }
@@ -72,7 +76,10 @@ function explainCamera(error) {
       });
     case "NotFoundError":
     case "OverconstrainedError":
-      return new SourceError("This machine has no camera.", { hint: "The test card needs none.", suggest: "synthetic" });
+      return new SourceError("This machine has no camera.", {
+        hint: "The test card needs none.",
+        suggest: "synthetic",
+      });
     case "NotReadableError":
     case "AbortError":
       return new SourceError("The camera is there but cannot be opened.", {

@@ -13,10 +13,10 @@ const FIGURES = [
   { key: "rtt", name: "Round trip", write: (f) => number(f.roundTripMs, f.roundTripMs < 10 ? 1 : 0, " ms") },
   { key: "jitter-buffer", name: "Jitter buffer", write: (f) => number(f.jitterBufferMs, 0, " ms"), only: "receive" },
   { key: "freezes", name: "Freezes", write: (f) => number(f.freezes, 0), only: "receive" },
-  { key: "dropped", name: "Frames dropped", write: (f) => number(f.framesDropped, 0), only: "receive" },
+  { key: "dropped", name: "Dropped", write: (f) => number(f.framesDropped, 0), only: "receive" },
   { key: "limit", name: "Held back by", write: (f) => LIMITS[f.limitedBy] ?? dash, only: "send" },
   { key: "resent", name: "Resent", write: (f) => number(f.packetsResent, 0), only: "send" },
-  { key: "keyframes-asked", name: "Keyframes asked", write: (f) => number(f.keyframesAsked, 0), only: "send" },
+  { key: "keyframes-asked", name: "Key requests", write: (f) => number(f.keyframesAsked, 0), only: "send" },
   { key: "srtp", name: "Media cipher (SRTP)", write: (f) => f.srtpCipher || dash, wide: true },
   { key: "dtls", name: "Handshake (DTLS)", write: (f) => handshake(f), wide: true },
 ];
@@ -41,7 +41,9 @@ export class Meter {
     if (direction === this.direction) return;
     this.direction = direction;
     this.cells = new Map();
-    this.list.replaceChildren(...FIGURES.filter(({ only }) => !only || only === direction).map((figure) => this.cell(figure)));
+    this.list.replaceChildren(
+      ...FIGURES.filter(({ only }) => !only || only === direction).map((figure) => this.cell(figure)),
+    );
     this.clear();
   }
 
@@ -124,7 +126,11 @@ export function read(report, direction, previous) {
     jitterBufferSeconds: video.jitterBufferDelay ?? 0,
     jitterBufferFrames: video.jitterBufferEmittedCount ?? 0,
 
-    codecs: streams.map(({ codecId }) => report.get(codecId)?.mimeType.split("/")[1]).filter(Boolean).map(codecLabel).join(" + "),
+    codecs: streams
+      .map(({ codecId }) => report.get(codecId)?.mimeType.split("/")[1])
+      .filter(Boolean)
+      .map(codecLabel)
+      .join(" + "),
     width: video.frameWidth ?? 0,
     height: video.frameHeight ?? 0,
     framesPerSecond: video.framesPerSecond ?? null,
@@ -190,7 +196,8 @@ function drawCurve(canvas, history) {
 
 const sum = (list, key) => list.reduce((total, item) => total + (item[key] ?? 0), 0);
 const milliseconds = (seconds) => (seconds === undefined ? null : seconds * 1000);
-const number = (value, digits, unit = "") => (value === null || value === undefined ? dash : `${value.toFixed(digits)}${unit}`);
+const number = (value, digits, unit = "") =>
+  value === null || value === undefined ? dash : `${value.toFixed(digits)}${unit}`;
 const codecLabel = (name) => (name.toLowerCase() === "opus" ? "Opus" : name);
 
 function handshake({ tlsVersion, dtlsCipher }) {

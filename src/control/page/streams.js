@@ -6,10 +6,14 @@ import { bitrate } from "./stats.js";
 const REFRESH_MS = 2000;
 
 export class StreamList {
-  /** `token` gives the bearer token to ask with; `onpick` hears the name of a stream that was clicked. */
-  constructor({ token, onpick }) {
+  /**
+   * `token` gives the bearer token to ask with; `onpick` hears the name of a stream that was clicked, `onlist` each
+   * new list.
+   */
+  constructor({ token, onpick, onlist }) {
     this.token = token;
     this.onpick = onpick;
+    this.onlist = onlist;
     this.rows = new Map();
     setInterval(() => this.refresh(), REFRESH_MS);
     document.addEventListener("visibilitychange", () => this.refresh());
@@ -44,6 +48,7 @@ export class StreamList {
     $("streams").hidden = streams === null;
     if (!streams) return;
     $("streams-empty").hidden = streams.length > 0;
+    this.onlist(streams);
 
     // Rows are kept, not made anew, so that a refresh takes neither focus nor a click in progress.
     for (const [name, row] of this.rows) {
@@ -77,10 +82,20 @@ export class StreamList {
 
   fill(row, { name, tracks = [], viewers = 0 }) {
     const total = tracks.reduce((sum, track) => sum + (track.bitrate_bps ?? 0), 0);
-    const about = [[...tracks].sort((a, b) => b.kind.localeCompare(a.kind)).map(({ codec }) => codec).join(" + "), total ? bitrate(total) : ""].filter(Boolean).join(", ");
-    const count = viewers === 1 ? "1 viewer" : `${viewers} viewers`;
+    const about = [
+      [...tracks]
+        .sort((a, b) => b.kind.localeCompare(a.kind))
+        .map(({ codec }) => codec)
+        .join(" + "),
+      total ? bitrate(total) : "",
+    ]
+      .filter(Boolean)
+      .join(", ");
+    const count = countViewers(viewers);
     row.about.textContent = about;
     row.viewers.textContent = count;
     row.button.setAttribute("aria-label", `Watch ${name}: ${about}, ${count}`);
   }
 }
+
+export const countViewers = (viewers) => (viewers === 1 ? "1 viewer" : `${viewers} viewers`);

@@ -17,7 +17,12 @@ const FINAL = ["token", "unusable", "refused", "answer", "gone"];
 export class WatchPanel {
   constructor() {
     this.status = new Status("watch", {
-      idle: "Not watching", connecting: "Connecting", waiting: "Waiting", live: "Live", stopped: "Not watching", failed: "Not watching",
+      idle: "Not watching",
+      connecting: "Connecting",
+      waiting: "Waiting",
+      live: "Live",
+      stopped: "Not watching",
+      failed: "Not watching",
     });
     this.meter = new Meter($("watch-figures"), "watch", "receive", (figures) => this.notice(figures));
     this.video = $("watch-video");
@@ -85,7 +90,9 @@ export class WatchPanel {
       if (wasLive) backoffMs = RETRY_MS_MIN;
 
       if (reason.kind === "conflict") {
-        this.status.set("waiting", `Waiting for the stream “${stream}”.`, { hint: "Nobody publishes it yet. It starts here by itself." });
+        this.status.set("waiting", `Waiting for the stream “${stream}”.`, {
+          hint: "Nobody publishes it yet. It starts here by itself.",
+        });
         backoffMs = RETRY_MS_MIN;
         await sleep(reason.retryAfterMs || WAIT_MS, signal);
         continue;
@@ -108,13 +115,15 @@ export class WatchPanel {
     this.wasLive = false;
     this.silentSamples = 0;
     // While the next session is tried again and again, what the last one said stays on screen.
-    if (!["waiting", "connecting"].includes(this.status.state)) this.status.set("connecting", `Connecting to “${stream}”…`);
+    if (!["waiting", "connecting"].includes(this.status.state))
+      this.status.set("connecting", `Connecting to “${stream}”…`);
     try {
       const reason = await viewer.run(stream, {
         token: $("watch-token").value.trim(),
         signal,
         onstate: (state) => {
-          if (state === "interrupted") return this.status.set("connecting", "The connection is interrupted. Waiting for it to come back…");
+          if (state === "interrupted")
+            return this.status.set("connecting", "The connection is interrupted. Waiting for it to come back…");
           this.connected = true;
           this.meter.start(viewer.pc);
           if (!this.wasLive) this.status.set("connecting", "Connected. Waiting for the first picture…");
@@ -138,7 +147,9 @@ export class WatchPanel {
     this.silentSamples = figures.bitsPerSecond > 0 ? 0 : this.silentSamples + 1;
     if (this.silentSamples === 0 && (figures.frames > 0 || !figures.width)) this.showLive(figures);
     if (this.silentSamples === SILENT_SAMPLES) {
-      this.status.set("waiting", `“${this.stream}” has gone quiet.`, { hint: "The publisher is away or paused. It goes on here when they are back." });
+      this.status.set("waiting", `“${this.stream}” has gone quiet.`, {
+        hint: "The publisher is away or paused. It goes on here when they are back.",
+      });
     }
   }
 
