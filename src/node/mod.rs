@@ -1,0 +1,319 @@
+//! The only threads: one per shard, one for control. This file wires cores, sockets and queues together.
+//!
+//! ```text
+//!             HTTP                                UDP (SO_REUSEPORT, one socket per shard and address)
+//!              │                                   │                  │
+//!        ┌─────▼─────┐  commands + doorbell  ┌─────▼────┐  inbox ┌────▼─────┐
+//!        │  control  ├──────────────────────►│ shard 0  │◄──────►│ shard 1  │ …
+//!        │  (tokio)  │◄──────────────────────┤ (core 0) │  bells │ (core 1) │
+//!        └───────────┘        events         └──────────┘        └──────────┘
+//! ```
+
+mod addresses;
+mod discovery;
+mod driver;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::{Arc, Barrier, OnceLock};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tracing::{error, warn};
+
+use crate::config::{Config, IoBackend, PublicIp, ShardCount};
+use crate::control::{self, CommandSink, Controller};
+use crate::id::ShardId;
+use crate::io::sockets::{self, SocketError};
+use crate::io::{BackendKind, Doorbell, IoChoice, ProbeError, Selection};
+use crate::limits;
+use crate::session::negotiate::PeerConfig;
+use crate::shard::Shard;
+use crate::shard::message::{Command, PeerMessage};
+use crate::srtp::dtls::{self, Certificate};
+use crate::sync::Inbox;
+use crate::units::Epoch;
+use addresses::{Address, Wanted};
+use driver::{Driver, Peer};
+
+pub use driver::Clock;
+
+/// Why the node did not start. Each names what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("http (--http): {address}: {source}{}", hint(.source))]
+    Http { address: SocketAddr, source: io::Error },
+    #[error("udp (--udp): {0}; choose another port, or stop what uses it")]
+    Udp(#[from] SocketError),
+    #[error("udp (--udp): no interface is up")]
+    NoAddress,
+    #[error("io (--io): io_uring does not work here: {0}; use --io auto")]
+    Uring(#[from] ProbeError),
+    #[error("the network interfaces cannot be listed: {0}")]
+    Interfaces(io::Error),
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: io::Error },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; choose another port, or stop what uses it",
+        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has this address",
+        _ => "",
+    }
+}
+
+/// A running node.
+pub struct Node {
+    /// Where HTTP listens, with the port that port 0 became.
+    pub http: SocketAddr,
+    /// Plain lines for the operator: what was started and what should be mended.
+    pub banner: Vec<String>,
+    control: JoinHandle<()>,
+    shards: Vec<JoinHandle<()>>,
+    stop: tokio::sync::watch::Sender<bool>,
+}
+
+impl Node {
+    /// Opens everything and starts the threads.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub fn start(config: Config) -> Result<Node, StartError> {
+        let mut banner = Vec::new();
+        let listener = TcpListener::bind(config.http)
+            .and_then(|l| l.set_nonblocking(true).map(|()| l))
+            .map_err(|source| StartError::Http { address: config.http, source })?;
+        let http = listener.local_addr().map_err(|source| StartError::Http { address: config.http, source })?;
+        banner_http(&config, http, &mut banner);
+
+        let plan = plan_addresses(&config, &mut banner)?;
+        let (count, pinned) = shards_and_cores(&config, &mut banner);
+        let selection = crate::io::select(match config.io {
+            IoBackend::Auto => IoChoice::Auto,
+            IoBackend::Uring => IoChoice::Uring,
+            IoBackend::Mmsg => IoChoice::Mmsg,
+        })?;
+        let binds: Vec<SocketAddr> = plan.iter().map(|a| a.bind).collect();
+        let group = sockets::open_group(&binds, count)?;
+        let bound = group.locals.iter().zip(&plan);
+        let candidates: Arc<[SocketAddr]> = bound.map(|(b, a)| SocketAddr::new(a.candidate, b.port())).collect();
+        banner.push(format!("media    UDP {}", list(&candidates)));
+        banner.push(describe_io(&selection, &config));
+        banner.extend(group.buffers.advice().map(|advice| format!("warning  {advice}")));
+
+        let clock = Clock::new();
+        let peer_config = PeerConfig {
+            epoch: Epoch::new(clock.start()),
+            candidates,
+            crypto: dtls::crypto_provider(),
+            certificate: Certificate::generate()
+                .map_err(|e| StartError::System { what: "making a DTLS certificate", source: io::Error::other(e) })?,
+        };
+        let (events, from_shards) = tokio::sync::mpsc::channel(limits::COMMAND_QUEUE);
+        let (commands, doorbells, shards) =
+            start_shards(selection.kind, group.shards, &pinned, clock, &events).map_err(system("starting the shards"))?;
+
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let sink = Commands { queues: commands, doorbells };
+        let mut seed = <StdRng as SeedableRng>::Seed::default();
+        getrandom::fill(&mut seed).map_err(|e| StartError::System { what: "random numbers", source: io::Error::other(e) })?;
+        let controller = Controller::new(config.clone(), peer_config, count, StdRng::from_seed(seed));
+        let control = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let served = runtime.map(|runtime| {
+                    let serve = control::http::serve(config, listener, controller, sink, from_shards, stopped, move || {
+                        clock.now()
+                    });
+                    runtime.block_on(serve)
+                });
+                if let Err(e) = served.flatten() {
+                    error!(error = %e, "control stopped");
+                }
+            })
+            .map_err(system("starting the control thread"))?;
+        Ok(Node { http, banner, control, shards, stop })
+    }
+
+    /// Asks for a clean stop: sessions get DTLS close_notify. [`Node::join`] returns when it is done.
+    pub fn stop(&self) {
+        // Nobody listens any more once control has ended by itself.
+        let _ = self.stop.send(true);
+    }
+
+    /// Waits until everything has ended.
+    pub fn join(self) {
+        for thread in self.shards.into_iter().chain([self.control]) {
+            if thread.join().is_err() {
+                error!("a thread panicked");
+            }
+        }
+    }
+}
+
+/// Control's end of the way to the shards.
+struct Commands {
+    queues: Vec<Sender<Command>>,
+    doorbells: Vec<Doorbell>,
+}
+
+impl CommandSink for Commands {
+    fn send(&self, shard: ShardId, command: Command) -> Result<(), Command> {
+        self.queues[shard.index()].try_send(command).map_err(|e| e.into_inner())?;
+        self.doorbells[shard.index()].ring();
+        Ok(())
+    }
+}
+
+type Started = (Vec<Sender<Command>>, Vec<Doorbell>, Vec<JoinHandle<()>>);
+
+/// One thread per shard. Each opens its backend itself (a ring belongs to the thread that made it), then all tell
+/// each other their doorbells, then all run.
+fn start_shards(
+    kind: BackendKind,
+    sockets: Vec<Vec<std::net::UdpSocket>>,
+    pinned: &[Option<core_affinity::CoreId>],
+    clock: Clock,
+    events: &driver::EventSender,
+) -> io::Result<Started> {
+    let count = sockets.len();
+    let inboxes: Vec<Arc<Inbox<PeerMessage>>> =
+        (0..count).map(|_| Arc::new(Inbox::with_capacity(limits::PEER_QUEUE_MESSAGES))).collect();
+    let bells: Arc<Vec<OnceLock<io::Result<Doorbell>>>> = Arc::new((0..count).map(|_| OnceLock::new()).collect());
+    let opened = Arc::new(Barrier::new(count + 1));
+    let mut commands = Vec::new();
+    let mut threads = Vec::new();
+    for (i, sockets) in sockets.into_iter().enumerate() {
+        let (sender, receiver): (_, Receiver<Command>) = crossbeam_channel::bounded(limits::COMMAND_QUEUE);
+        commands.push(sender);
+        let (inboxes, bells, opened, events) = (inboxes.clone(), bells.clone(), opened.clone(), events.clone());
+        let core = pinned.get(i).copied().flatten();
+        let thread = std::thread::Builder::new().name(format!("shard {i}")).spawn(move || {
+            if let Some(core) = core
+                && !core_affinity::set_for_current(core)
+            {
+                warn!(shard = i, core = core.id, "the shard could not be pinned");
+            }
+            let backend = crate::io::open(kind, sockets);
+            let (bell, backend) = match backend {
+                Ok(backend) => (Ok(backend.doorbell()), Some(backend)),
+                Err(e) => (Err(e), None),
+            };
+            let _ = bells[i].set(bell);
+            opened.wait();
+            let (Some(backend), Some(peers)) = (backend, peers(&inboxes, &bells)) else { return };
+            let shard = Shard::new(ShardId(i as u16));
+            if let Err(e) = Driver::new(shard, backend, clock, peers, receiver, events).run() {
+                error!(shard = i, error = %e, "the shard stopped");
+            }
+        })?;
+        threads.push(thread);
+    }
+    opened.wait();
+    let mut doorbells = Vec::new();
+    for bell in bells.iter() {
+        match bell.get() {
+            Some(Ok(bell)) => doorbells.push(bell.clone()),
+            Some(Err(e)) => return Err(io::Error::new(e.kind(), e.to_string())),
+            None => return Err(io::Error::other("a shard did not start")),
+        }
+    }
+    Ok((commands, doorbells, threads))
+}
+
+/// `None` when a shard has no backend: then nobody runs.
+fn peers(inboxes: &[Arc<Inbox<PeerMessage>>], bells: &[OnceLock<io::Result<Doorbell>>]) -> Option<Vec<Peer>> {
+    let bells = bells.iter().map(|b| b.get().and_then(|b| b.as_ref().ok()).cloned());
+    inboxes.iter().zip(bells).map(|(inbox, bell)| Some(Peer { inbox: inbox.clone(), doorbell: bell? })).collect()
+}
+
+fn plan_addresses(config: &Config, banner: &mut Vec<String>) -> Result<Vec<Address>, StartError> {
+    let interfaces: Vec<IpAddr> =
+        if_addrs::get_if_addrs().map_err(StartError::Interfaces)?.into_iter().map(|i| i.ip()).collect();
+    let http_on_loopback = config.http.ip().is_loopback();
+    let mut public = config.public_ips.clone();
+    if let Some(server) = &config.stun_server {
+        let wanted = Wanted { udp: &config.udp, public: &[], http_on_loopback: false };
+        for address in addresses::plan(wanted, &interfaces) {
+            match discovery::mapped_address(server, address.bind) {
+                Ok(mapped) => {
+                    if mapped.port() != address.bind.port() && address.bind.port() != 0 {
+                        banner.push(format!(
+                            "warning  the NAT maps UDP {} to port {}: viewers outside cannot reach it; forward port {} \
+                             to this host unchanged",
+                            address.bind,
+                            mapped.port(),
+                            address.bind.port()
+                        ));
+                    }
+                    public.push(PublicIp { public: mapped.ip(), local: Some(address.bind.ip()) });
+                }
+                Err(e) => banner.push(format!("warning  stun-server: {e}; the address of {} is offered as it is", address.bind)),
+            }
+        }
+    }
+    let wanted = Wanted { udp: &config.udp, public: &public, http_on_loopback };
+    let plan = addresses::plan(wanted, &interfaces);
+    if plan.is_empty() {
+        return Err(StartError::NoAddress);
+    }
+    Ok(plan)
+}
+
+/// How many shards, and the CPU of each.
+fn shards_and_cores(config: &Config, banner: &mut Vec<String>) -> (usize, Vec<Option<core_affinity::CoreId>>) {
+    // Counts the CPUs of the affinity mask and of the cgroup's quota.
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = match config.shards {
+        ShardCount::Auto => cpus.min(limits::SHARDS_MAX),
+        ShardCount::Exactly(n) => n,
+    };
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let pin = config.pin && count <= cpus.min(cores.len());
+    let how = match (pin, config.pin) {
+        (true, _) => "each on its own CPU".to_string(),
+        (false, false) => "not pinned".to_string(),
+        (false, true) => format!("not pinned: more than the {cpus} CPUs that this process may use"),
+    };
+    banner.push(format!("shards   {count}, {how}"));
+    let pinned = (0..count).map(|i| cores.get(i).copied().filter(|_| pin)).collect();
+    (count, pinned)
+}
+
+fn banner_http(config: &Config, http: SocketAddr, banner: &mut Vec<String>) {
+    let origin = match &config.public_url {
+        Some(url) => url.clone(),
+        None if http.ip().is_loopback() => format!("http://localhost:{}", http.port()),
+        None => format!("http://{http}"),
+    };
+    banner.push(format!("open     {origin}/"));
+    banner.push(format!("publish  {origin}/whip/NAME   watch {origin}/whep/NAME   curl {origin}/sdp"));
+    if !http.ip().is_loopback() && config.publish_token.is_none() {
+        banner.push("warning  anyone who reaches this address can publish; set --publish-token (and --view-token)".into());
+    }
+}
+
+fn describe_io(selection: &Selection, config: &Config) -> String {
+    let name = match selection.kind {
+        BackendKind::Uring(_) => "io_uring",
+        BackendKind::Mmsg => "epoll with recvmmsg and sendmmsg",
+    };
+    let why = match (&selection.fallback, config.io) {
+        (Some(reason), _) => format!("io_uring does not work here: {reason}"),
+        (None, IoBackend::Auto) => "its probe passed".to_string(),
+        (None, _) => "as --io says".to_string(),
+    };
+    format!("I/O      {name} ({why})")
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::System { what, source }
+}
