@@ -26,3 +26,6 @@ pub mod session;
 
 // L5: one core's world.
 pub mod shard;
+
+// L6: signalling over HTTP.
+pub mod control;
