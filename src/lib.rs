@@ -29,5 +29,5 @@ pub mod session;
 // L5: one core's world.
 pub mod shard;
 
-// L7: the only threads; the same shards under virtual time.
-pub mod sim;
+// L6: signalling over HTTP.
+pub mod control;

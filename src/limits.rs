@@ -59,3 +59,29 @@ pub const SRTCP_BYTES_MIN: usize = 22;
 
 /// How often a shard reports its figures to control.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Addresses that each rate limit of HTTP remembers: 10,000 at some 64 bytes. When all of them are busy, new addresses
+/// wait until one has been quiet.
+pub const RATE_LIMIT_ADDRESSES: usize = 10_000;
+
+/// The same offer again within this time is a retry of a request whose answer was lost.
+pub const POST_RETRY_WINDOW: Duration = Duration::from_secs(10);
+
+/// A shard answers a command within a turn; one that takes longer has stalled.
+pub const SHARD_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A publisher that sent nothing for so long may be replaced by an offer that could also watch.
+pub const PUBLISHER_SILENT: Duration = Duration::from_secs(2);
+
+/// Candidates that one session may trickle in all.
+pub const TRICKLED_CANDIDATES_MAX: usize = 32;
+
+/// How often the legacy endpoint's publishers are asked for a keyframe (the 2019 example's `rtcpPLIInterval`).
+pub const LEGACY_PLI_INTERVAL: Duration = Duration::from_secs(3);
+
+/// From a request's head to its answer.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sessions that ended and are remembered: 60 s of 170 sessions/s. Beyond that the oldest are forgotten early, and a
+/// repeated DELETE gets 404.
+pub const TOMBSTONES_MAX: usize = 10_000;

@@ -15,7 +15,7 @@ use crate::wire::codec::Format;
 use crate::wire::packet::MediaPacket;
 
 /// Which HTTP exchange waits for an answer from a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
 /// From control to a shard. Reliable, in order.

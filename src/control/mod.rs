@@ -1,0 +1,34 @@
+//! Signalling over HTTP: who may publish and watch what, and the life of every session as clients see it.
+//!
+//! The [`Controller`] decides and knows no socket; [`http`] carries requests to it and its answers back.
+//!
+//! ```text
+//! HTTP -> http -> Controller: route -> limits -> auth -> Offer::parse -> session::negotiate -> finish_answer -> HTTP
+//!                     |  commands                       ^ events
+//!                     v                                 |
+//!                   shards: announce, close, trickle, restart
+//! ```
+
+mod auth;
+mod controller;
+mod cors;
+mod exchange;
+pub mod http;
+mod legacy;
+mod origin;
+mod page;
+mod problem;
+mod rate;
+mod resource;
+mod route;
+mod sessions;
+mod streams;
+mod timers;
+mod whep;
+mod whip;
+
+pub use controller::{Controller, Output};
+pub use exchange::{Request, Response};
+
+#[cfg(test)]
+mod tests;
