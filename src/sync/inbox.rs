@@ -40,8 +40,10 @@ impl<T> Inbox<T> {
         self.queue.push(message)?;
         // The queue's own orderings would do today, but they are not part of its contract.
         fence(Ordering::SeqCst);
-        // Reading first keeps the flag's cache line shared while the consumer is awake.
-        let asleep = self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel);
+        // Reading first keeps the flag's cache line shared while the consumer is awake. An exchange that fails writes
+        // nothing; a swap would put a `false` of ours among the consumer's values.
+        let asleep = self.sleeping.load(Ordering::Relaxed)
+            && self.sleeping.compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         Ok(MustRing(asleep))
     }
 
