@@ -31,3 +31,7 @@ pub mod shard;
 
 // L6: signalling over HTTP.
 pub mod control;
+
+// L7: the only threads; the same shards under virtual time.
+pub mod node;
+pub mod sim;

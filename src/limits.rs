@@ -85,3 +85,7 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sessions that ended and are remembered: 60 s of 170 sessions/s. Beyond that the oldest are forgotten early, and a
 /// repeated DELETE gets 404.
 pub const TOMBSTONES_MAX: usize = 10_000;
+
+/// Events of shards that wait for control: a few per session that comes or goes. When it is full a shard keeps the rest
+/// and offers them again; nothing is lost.
+pub const EVENT_QUEUE: usize = 4096;

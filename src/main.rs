@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use manycast::config::{Config, ConfigError, Flags};
+use manycast::node;
 use tracing_subscriber::EnvFilter;
 
 /// A WebRTC SFU: one stream in, every core out.
@@ -27,8 +28,11 @@ const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let Command::Serve(flags) = Cli::parse().command;
-    match configure(*flags) {
-        Ok(_config) => ExitCode::SUCCESS,
+    let served = configure(*flags)
+        .map_err(anyhow::Error::from)
+        .and_then(|config| Ok(node::serve(config, |line| println!("{line}"))?));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("manycast: {error}");
             ExitCode::from(EXIT_USAGE)

@@ -82,7 +82,7 @@ pub async fn serve(
     listener: std::net::TcpListener,
     mut controller: Controller,
     epoch: Epoch,
-    mut events: mpsc::UnboundedReceiver<(ShardId, Event)>,
+    mut events: mpsc::Receiver<(ShardId, Event)>,
     sink: impl CommandSink,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {

@@ -27,14 +27,14 @@ pub struct Wanted<'a> {
 /// HTTP is there.
 pub fn plan(wanted: Wanted, interfaces: &[IpAddr]) -> Vec<Address> {
     let mut addresses: Vec<Address> = Vec::new();
-    let mut add = |bind: SocketAddr, candidate: IpAddr| {
+    let add = |addresses: &mut Vec<Address>, bind: SocketAddr, candidate: IpAddr| {
         if !addresses.iter().any(|a| a.bind == bind) {
             addresses.push(Address { bind, candidate });
         }
     };
     for udp in wanted.udp {
         if !udp.ip().is_unspecified() {
-            add(*udp, public_of(udp.ip(), true, wanted.public).unwrap_or(udp.ip()));
+            add(&mut addresses, *udp, public_of(udp.ip(), true, wanted.public).unwrap_or(udp.ip()));
             continue;
         }
         let mut first = true;
@@ -44,7 +44,7 @@ pub fn plan(wanted: Wanted, interfaces: &[IpAddr]) -> Vec<Address> {
             // With a public address set, private ones are not told: clients outside could only waste checks on them.
             let mapped = wanted.public.iter().any(|p| p.public.is_ipv4() == ip.is_ipv4());
             if public.is_some() || !mapped {
-                add(SocketAddr::new(*ip, udp.port()), public.unwrap_or(*ip));
+                add(&mut addresses, SocketAddr::new(*ip, udp.port()), public.unwrap_or(*ip));
             }
         }
     }
@@ -52,7 +52,7 @@ pub fn plan(wanted: Wanted, interfaces: &[IpAddr]) -> Vec<Address> {
     if wanted.http_on_loopback || nothing_else {
         for udp in wanted.udp.iter().filter(|u| u.ip().is_unspecified()) {
             for ip in interfaces.iter().filter(|ip| ip.is_ipv4() == udp.is_ipv4() && ip.is_loopback()) {
-                add(SocketAddr::new(*ip, udp.port()), *ip);
+                add(&mut addresses, SocketAddr::new(*ip, udp.port()), *ip);
             }
         }
     }
@@ -85,27 +85,20 @@ mod tests {
     fn check(udp: &[&str], public: &[(&str, Option<&str>)], http_on_loopback: bool, expected: &[(&str, &str)]) {
         let ip = |s: &str| s.parse::<IpAddr>().unwrap();
         let udp: Vec<SocketAddr> = udp.iter().map(|s| s.parse().unwrap()).collect();
-        let public: Vec<PublicIp> =
-            public.iter().map(|(p, l)| PublicIp { public: ip(p), local: l.map(ip) }).collect();
+        let public: Vec<PublicIp> = public.iter().map(|(p, l)| PublicIp { public: ip(p), local: l.map(ip) }).collect();
         let interfaces: Vec<IpAddr> = INTERFACES.iter().map(|s| ip(s)).collect();
         let wanted = Wanted { udp: &udp, public: &public, http_on_loopback };
-        let got: Vec<(String, String)> = plan(wanted, &interfaces)
-            .iter()
-            .map(|a| (a.bind.to_string(), a.candidate.to_string()))
-            .collect();
-        let expected: Vec<(String, String)> =
-            expected.iter().map(|(b, c)| (b.to_string(), c.to_string())).collect();
+        let got: Vec<(String, String)> =
+            plan(wanted, &interfaces).iter().map(|a| (a.bind.to_string(), a.candidate.to_string())).collect();
+        let expected: Vec<(String, String)> = expected.iter().map(|(b, c)| (b.to_string(), c.to_string())).collect();
         assert_eq!(got, expected);
     }
 
     #[test]
     fn by_default_every_interface_is_offered_and_loopback_where_http_is() {
         let all = ["0.0.0.0:8080", "[::]:8080"];
-        let outside = [
-            ("10.0.0.5:8080", "10.0.0.5"),
-            ("192.168.1.2:8080", "192.168.1.2"),
-            ("[2001:db8::5]:8080", "2001:db8::5"),
-        ];
+        let outside =
+            [("10.0.0.5:8080", "10.0.0.5"), ("192.168.1.2:8080", "192.168.1.2"), ("[2001:db8::5]:8080", "2001:db8::5")];
         check(&all, &[], false, &outside);
         check(
             &all,
@@ -137,8 +130,7 @@ mod tests {
 
     #[test]
     fn loopback_is_offered_when_there_is_nothing_else() {
-        let wanted =
-            Wanted { udp: &["0.0.0.0:1".parse().unwrap()], public: &[], http_on_loopback: false };
+        let wanted = Wanted { udp: &["0.0.0.0:1".parse().unwrap()], public: &[], http_on_loopback: false };
         let got = plan(wanted, &["127.0.0.1".parse().unwrap()]);
         assert_eq!(got.len(), 1);
     }

@@ -21,10 +21,12 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, warn};
 
 use crate::config::{Config, IoBackend, PublicIp, ShardCount};
-use crate::control::{self, CommandSink, Controller};
+use crate::control::http::CommandSink;
+use crate::control::{self, Controller};
 use crate::id::ShardId;
 use crate::io::sockets::{self, SocketError};
 use crate::io::{BackendKind, Doorbell, IoChoice, ProbeError, Selection};
@@ -65,94 +67,86 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// A running node.
-pub struct Node {
-    /// Where HTTP listens, with the port that port 0 became.
-    pub http: SocketAddr,
-    /// Plain lines for the operator: what was started and what should be mended.
-    pub banner: Vec<String>,
-    control: JoinHandle<()>,
-    shards: Vec<JoinHandle<()>>,
-    stop: tokio::sync::watch::Sender<bool>,
-}
+/// Runs a node until it is told to stop (SIGINT or SIGTERM); sessions then get DTLS close_notify.
+///
+/// `say` gets plain lines for the operator: what was started and what should be mended, at last `ready`.
+///
+/// # Errors
+/// [`StartError`] before `ready`; nothing is left running.
+pub fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), StartError> {
+    let mut banner = Vec::new();
+    let listener =
+        TcpListener::bind(config.http).map_err(|source| StartError::Http { address: config.http, source })?;
+    let http = listener.local_addr().map_err(|source| StartError::Http { address: config.http, source })?;
+    banner_http(&config, http, &mut banner);
 
-impl Node {
-    /// Opens everything and starts the threads.
-    ///
-    /// # Errors
-    /// [`StartError`]; nothing is left running.
-    pub fn start(config: Config) -> Result<Node, StartError> {
-        let mut banner = Vec::new();
-        let listener = TcpListener::bind(config.http)
-            .and_then(|l| l.set_nonblocking(true).map(|()| l))
-            .map_err(|source| StartError::Http { address: config.http, source })?;
-        let http = listener.local_addr().map_err(|source| StartError::Http { address: config.http, source })?;
-        banner_http(&config, http, &mut banner);
+    let plan = plan_addresses(&config, &mut banner)?;
+    let (count, pinned) = shards_and_cores(&config, &mut banner);
+    let selection = crate::io::select(match config.io {
+        IoBackend::Auto => IoChoice::Auto,
+        IoBackend::Uring => IoChoice::Uring,
+        IoBackend::Mmsg => IoChoice::Mmsg,
+    })?;
+    let binds: Vec<SocketAddr> = plan.iter().map(|a| a.bind).collect();
+    let group = sockets::open_group(&binds, count)?;
+    let bound = group.locals.iter().zip(&plan);
+    let candidates: Arc<[SocketAddr]> = bound.map(|(b, a)| SocketAddr::new(a.candidate, b.port())).collect();
+    banner.push(format!("media    UDP {}", list(&candidates)));
+    banner.push(describe_io(&selection, &config));
+    banner.extend(group.buffers.advice().map(|advice| format!("warning  {advice}")));
 
-        let plan = plan_addresses(&config, &mut banner)?;
-        let (count, pinned) = shards_and_cores(&config, &mut banner);
-        let selection = crate::io::select(match config.io {
-            IoBackend::Auto => IoChoice::Auto,
-            IoBackend::Uring => IoChoice::Uring,
-            IoBackend::Mmsg => IoChoice::Mmsg,
-        })?;
-        let binds: Vec<SocketAddr> = plan.iter().map(|a| a.bind).collect();
-        let group = sockets::open_group(&binds, count)?;
-        let bound = group.locals.iter().zip(&plan);
-        let candidates: Arc<[SocketAddr]> = bound.map(|(b, a)| SocketAddr::new(a.candidate, b.port())).collect();
-        banner.push(format!("media    UDP {}", list(&candidates)));
-        banner.push(describe_io(&selection, &config));
-        banner.extend(group.buffers.advice().map(|advice| format!("warning  {advice}")));
+    let clock = Clock::new();
+    let epoch = Epoch::new(clock.start());
+    let peer_config = PeerConfig {
+        epoch,
+        candidates,
+        crypto: dtls::crypto_provider(),
+        certificate: Certificate::generate().map_err(io::Error::other).map_err(system("DTLS certificate"))?,
+    };
+    let mut seed = <StdRng as SeedableRng>::Seed::default();
+    getrandom::fill(&mut seed).map_err(io::Error::other).map_err(system("random numbers"))?;
+    let controller = Controller::new(config, peer_config, count as u16, StdRng::from_seed(seed));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("tokio"))?;
 
-        let clock = Clock::new();
-        let peer_config = PeerConfig {
-            epoch: Epoch::new(clock.start()),
-            candidates,
-            crypto: dtls::crypto_provider(),
-            certificate: Certificate::generate()
-                .map_err(|e| StartError::System { what: "making a DTLS certificate", source: io::Error::other(e) })?,
-        };
-        let (events, from_shards) = tokio::sync::mpsc::channel(limits::COMMAND_QUEUE);
-        let (commands, doorbells, shards) =
-            start_shards(selection.kind, group.shards, &pinned, clock, &events).map_err(system("starting the shards"))?;
-
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        let sink = Commands { queues: commands, doorbells };
-        let mut seed = <StdRng as SeedableRng>::Seed::default();
-        getrandom::fill(&mut seed).map_err(|e| StartError::System { what: "random numbers", source: io::Error::other(e) })?;
-        let controller = Controller::new(config.clone(), peer_config, count, StdRng::from_seed(seed));
-        let control = std::thread::Builder::new()
-            .name("control".into())
-            .spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let served = runtime.map(|runtime| {
-                    let serve = control::http::serve(config, listener, controller, sink, from_shards, stopped, move || {
-                        clock.now()
-                    });
-                    runtime.block_on(serve)
-                });
-                if let Err(e) = served.flatten() {
-                    error!(error = %e, "control stopped");
-                }
-            })
-            .map_err(system("starting the control thread"))?;
-        Ok(Node { http, banner, control, shards, stop })
-    }
-
-    /// Asks for a clean stop: sessions get DTLS close_notify. [`Node::join`] returns when it is done.
-    pub fn stop(&self) {
-        // Nobody listens any more once control has ended by itself.
-        let _ = self.stop.send(true);
-    }
-
-    /// Waits until everything has ended.
-    pub fn join(self) {
-        for thread in self.shards.into_iter().chain([self.control]) {
-            if thread.join().is_err() {
-                error!("a thread panicked");
-            }
+    let (events, from_shards) = tokio::sync::mpsc::channel(limits::EVENT_QUEUE);
+    let (queues, doorbells, shards) =
+        start_shards(selection.kind, group.shards, &pinned, clock, &events).map_err(system("starting the shards"))?;
+    drop(events);
+    banner.iter().for_each(|line| say(line));
+    say("ready    Ctrl-C stops");
+    let served = runtime.block_on(async {
+        let stop = stop_signal()?;
+        control::http::serve(listener, controller, epoch, from_shards, Commands { queues, doorbells }, stop).await
+    });
+    // A shard that has not said goodbye in time is not waited for.
+    for thread in shards.into_iter().filter(JoinHandle::is_finished) {
+        if thread.join().is_err() {
+            error!("a shard panicked");
         }
     }
+    served.map_err(system("control"))
+}
+
+/// Ready at the first SIGINT or SIGTERM; a second one ends the process at once.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = interrupt.recv() => 130,
+                _ = terminate.recv() => 143,
+            }
+        };
+        next().await;
+        tokio::spawn(async move {
+            let code = tokio::select! {
+                _ = interrupt.recv() => 130,
+                _ = terminate.recv() => 143,
+            };
+            std::process::exit(code);
+        });
+    })
 }
 
 /// Control's end of the way to the shards.
@@ -162,7 +156,7 @@ struct Commands {
 }
 
 impl CommandSink for Commands {
-    fn send(&self, shard: ShardId, command: Command) -> Result<(), Command> {
+    fn send(&mut self, shard: ShardId, command: Command) -> Result<(), Command> {
         self.queues[shard.index()].try_send(command).map_err(|e| e.into_inner())?;
         self.doorbells[shard.index()].ring();
         Ok(())
@@ -252,7 +246,8 @@ fn plan_addresses(config: &Config, banner: &mut Vec<String>) -> Result<Vec<Addre
                     }
                     public.push(PublicIp { public: mapped.ip(), local: Some(address.bind.ip()) });
                 }
-                Err(e) => banner.push(format!("warning  stun-server: {e}; the address of {} is offered as it is", address.bind)),
+                Err(e) => banner
+                    .push(format!("warning  stun-server: {e}; the address of {} is offered as it is", address.bind)),
             }
         }
     }
@@ -293,7 +288,9 @@ fn banner_http(config: &Config, http: SocketAddr, banner: &mut Vec<String>) {
     banner.push(format!("open     {origin}/"));
     banner.push(format!("publish  {origin}/whip/NAME   watch {origin}/whep/NAME   curl {origin}/sdp"));
     if !http.ip().is_loopback() && config.publish_token.is_none() {
-        banner.push("warning  anyone who reaches this address can publish; set --publish-token (and --view-token)".into());
+        banner.push(
+            "warning  anyone who reaches this address can publish; set --publish-token (and --view-token)".into(),
+        );
     }
 }
 

@@ -82,8 +82,7 @@ impl Swarm {
     pub fn publish(&mut self, url: &str, source: Source) -> Joined {
         let addr = self.addrs[self.members.len()];
         let seed = u64::from(addr.port());
-        let (client, offer) =
-            Client::publisher(self.now(), self.epoch(), addr, self.crypto.clone(), source, seed);
+        let (client, offer) = Client::publisher(self.now(), self.epoch(), addr, self.crypto.clone(), source, seed);
         self.join(client, &offer, url)
     }
 
@@ -95,11 +94,8 @@ impl Swarm {
     }
 
     fn join(&mut self, mut client: Client, offer: &str, url: &str) -> Joined {
-        let mut response = agent()
-            .post(url)
-            .header("Content-Type", "application/sdp")
-            .send(offer.as_bytes())
-            .expect("an answer");
+        let mut response =
+            agent().post(url).header("Content-Type", "application/sdp").send(offer.as_bytes()).expect("an answer");
         let body = response.body_mut().read_to_string().expect("a body");
         assert_eq!(response.status().as_u16(), 201, "{url}: {body}");
         let location = response.headers()["location"].to_str().expect("text").to_owned();
