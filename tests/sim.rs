@@ -169,6 +169,7 @@ fn joining_viewers_cause_few_keyframe_requests() {
 fn a_viewer_that_leaves_is_forgotten() {
     let mut world = World::new(60, 2);
     world.publish("a", Source::default(), Path::CLEAN);
+    world.run_for(SECOND);
     let viewer = world.watch("a", Path::CLEAN);
     let silent = world.watch("a", Path::CLEAN);
     world.run_for(2 * SECOND);
@@ -181,4 +182,92 @@ fn a_viewer_that_leaves_is_forgotten() {
     assert_eq!(world.sessions(), 2, "30 s without an authenticated packet, not less");
     world.run_for(12 * SECOND);
     assert_eq!(world.sessions(), 1);
+}
+
+#[test]
+fn a_path_that_the_kernel_gives_to_another_shard_is_handed_over() {
+    let mut moved = 0;
+    for seed in 70..76 {
+        let mut world = World::new(seed, 4);
+        let publisher = world.publish("a", Source::default(), Path::CLEAN);
+        world.run_for(SECOND);
+        let viewer = world.watch("a", Path::CLEAN);
+        world.run_for(2 * SECOND);
+        for client in [viewer, publisher] {
+            let before = world.arrives_at(client);
+            world.rebind(client);
+            moved += usize::from(world.arrives_at(client) != before);
+            world.run_for(15 * SECOND);
+            let last = world.client(viewer).got().iter().rev().find(|g| g.kind == MediaKind::Video);
+            let silent = world.now().since(last.expect("video").at);
+            assert!(silent < SECOND, "seed {seed}: {client:?} rebound, no video for {silent:?}");
+        }
+        assert_eq!(world.sessions(), 2, "seed {seed}: nobody was lost");
+        // What was under way when the address changed is gone; nothing may be misnumbered by it.
+        sound(&mut world, &[viewer]);
+    }
+    assert!(moved >= 6, "{moved} of 12 paths changed their shard");
+}
+
+#[test]
+fn a_deleted_session_says_goodbye() {
+    let mut world = World::new(80, 2);
+    let publisher = world.publish("a", Source::default(), Path::CLEAN);
+    world.run_for(SECOND);
+    let viewer = world.watch("a", Path::CLEAN);
+    world.run_for(SECOND);
+    assert_eq!(world.delete(viewer), 200);
+    world.run_for(SECOND);
+    assert!(world.client(viewer).closed && world.sessions() == 1);
+    assert_eq!(world.delete(viewer), 200, "again, within a minute");
+    assert_eq!(world.delete(publisher), 200);
+    world.run_for(SECOND);
+    assert!(world.client(publisher).closed && world.sessions() == 0);
+}
+
+#[test]
+fn viewers_outlive_their_publisher_by_its_grace_only() {
+    let mut world = World::new(90, 2);
+    let publisher = world.publish("a", Source::default(), Path::CLEAN);
+    world.run_for(SECOND);
+    let viewer = world.watch("a", Path::CLEAN);
+    world.run_for(SECOND);
+    world.leave(publisher);
+    world.run_for(28 * SECOND);
+    assert!(!world.client(viewer).closed);
+    world.run_for(4 * SECOND);
+    assert!(world.client(viewer).closed && world.sessions() == 0);
+}
+
+#[test]
+fn strangers_get_no_answer_and_cost_nothing() {
+    use manycast::metrics::DropReason;
+    use manycast::wire::stun::write_binding_request;
+    let mut world = World::new(100, 2);
+    world.publish("a", Source::default(), Path::CLEAN);
+    world.run_for(SECOND);
+    let viewer = world.watch("a", Path::CLEAN);
+    world.run_for(SECOND);
+    let stranger = "198.51.100.7:4000".parse().expect("an address");
+    let mut garbage: Vec<Vec<u8>> = vec![vec![], vec![0], vec![0x80; 4], vec![0xff; 2000], vec![0x16; 300]];
+    garbage.push(vec![0x80; 1200]);
+    garbage.push([&[0x80, 200][..], &[0; 60]].concat());
+    garbage.push(write_binding_request("nobody:me", "some password of some", [7; 12], true));
+    for cut in [4, 19, 21, 40] {
+        garbage.push(write_binding_request("nobody:me", "some password of some", [7; 12], true)[..cut].to_vec());
+    }
+    let count = garbage.len() as u64;
+    let before: u64 = world.counters().iter().map(|c| c.drops.total()).sum();
+    for datagram in garbage {
+        world.inject(stranger, datagram);
+    }
+    world.run_for(SECOND);
+    let counters = world.counters();
+    assert_eq!(counters.iter().map(|c| c.drops.total()).sum::<u64>() - before, count);
+    assert_eq!(counters.iter().map(|c| c.drops.of(DropReason::StunUnknownUfrag)).sum::<u64>(), 1);
+    assert_eq!(world.sent_to(stranger), 0);
+    let packets = world.client(viewer).got().len();
+    world.run_for(SECOND);
+    assert!(world.client(viewer).got().len() > packets + 100, "the healthy session goes on");
+    sound(&mut world, &[viewer]);
 }

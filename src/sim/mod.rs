@@ -1,4 +1,4 @@
-//! A whole SFU under virtual time: the same shards as in a real node, a seeded network, str0m clients.
+//! A whole SFU under virtual time: the same shards and controller as in a real node, a seeded network, str0m clients.
 //!
 //! [`World::run_for`] steps the earliest of deliveries and timers. One seed decides the network, the placement of
 //! clients on shards and every random value of ours. Its seam is the datagram batch: `io` has tests of its own
@@ -15,27 +15,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use hyper::{HeaderMap, Method, Uri};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use str0m::config::CryptoProvider;
 
+use crate::config::Config;
+use crate::control::{Controller, Output, Request, Response};
 use crate::datagram::{Received, SendBatch, SocketId};
-use crate::forward::table::Stream;
-use crate::id::{Generation, SessionId, ShardId, StreamId};
-use crate::session::negotiate::{self, PeerConfig, PublishRequest, WatchRequest};
+use crate::id::ShardId;
+use crate::session::negotiate::PeerConfig;
 use crate::shard::Shard;
-use crate::shard::message::{Command, Event, PeerMessage};
-use crate::shard::placement::Slot;
+use crate::shard::message::{Command, Event, PeerMessage, RequestId};
 use crate::srtp::dtls::{self, Certificate};
 use crate::units::{Epoch, Instant};
 use crate::wire::classify::classify;
-use crate::wire::sdp::{Offer, finish_answer};
 use client::{Client, Source};
 
 pub use network::Path;
 pub use trace::Trace;
 
-/// From one shard's push to the other's pop.
+/// From one thread's push to the other's pop.
 const PEER_DELAY: Duration = Duration::from_micros(20);
 
 /// Names a client within its world.
@@ -49,24 +50,28 @@ pub struct World {
     epoch: Epoch,
     rng: StdRng,
     crypto: Arc<CryptoProvider>,
-    config: PeerConfig,
+    addr: SocketAddr,
+    controller: Controller,
+    requests: u64,
+    responses: BTreeMap<u64, Response>,
     shards: Vec<Shard>,
     clients: Vec<Endpoint>,
     by_addr: BTreeMap<SocketAddr, ClientId>,
+    sent: BTreeMap<SocketAddr, u64>,
     agenda: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
-    streams: BTreeMap<String, Arc<Stream>>,
-    sessions: u64,
-    generations: u64,
-    pub events: Vec<(Instant, ShardId, Event)>,
     pub trace: Trace,
 }
 
 struct Endpoint {
     client: Client,
     path: Path,
+    /// Where its datagrams seem to come from: a NAT may change it.
+    outside: SocketAddr,
     /// A dead client's process is gone: it sends and receives nothing.
     dead: bool,
+    /// The session's URL, as the answer's Location gave it.
+    location: String,
 }
 
 struct Scheduled {
@@ -81,6 +86,7 @@ enum What {
     ToClient { client: ClientId, from: SocketAddr, data: Vec<u8> },
     Peer { shard: ShardId, message: PeerMessage },
     Command { shard: ShardId, command: Command },
+    Event { shard: ShardId, event: Event },
 }
 
 impl PartialEq for Scheduled {
@@ -107,9 +113,11 @@ impl World {
         // str0m draws its own randomness (transaction ids, SSRCs, first sequence numbers) from this thread's generator.
         fastrand::seed(seed);
         let crypto = dtls::simulated_crypto_provider();
-        let config = PeerConfig {
+        let addr = SocketAddr::from(([192, 0, 2, 1], 8080));
+        let mut rng = StdRng::seed_from_u64(seed);
+        let peer = PeerConfig {
             epoch,
-            candidates: Arc::from([SocketAddr::from(([192, 0, 2, 1], 8080))]),
+            candidates: Arc::from([addr]),
             crypto: crypto.clone(),
             certificate: Certificate::generate().expect("the cipher library can make a key"),
         };
@@ -117,18 +125,18 @@ impl World {
             seed,
             now: Instant::ZERO,
             epoch,
-            rng: StdRng::seed_from_u64(seed),
             crypto,
-            config,
+            addr,
+            controller: Controller::new(Config::defaults(), peer, shards, StdRng::seed_from_u64(rng.random())),
+            rng,
+            requests: 0,
+            responses: BTreeMap::new(),
             shards: (0..shards).map(|i| Shard::new(ShardId(i))).collect(),
             clients: Vec::new(),
             by_addr: BTreeMap::new(),
+            sent: BTreeMap::new(),
             agenda: BinaryHeap::new(),
             scheduled: 0,
-            streams: BTreeMap::new(),
-            sessions: 0,
-            generations: 0,
-            events: Vec::new(),
             trace: Trace::default(),
         }
     }
@@ -145,27 +153,47 @@ impl World {
         self.clients[id.0].path
     }
 
-    /// Starts a publisher of the stream.
+    /// Starts a publisher of the stream by WHIP.
     pub fn publish(&mut self, stream: &str, source: Source, path: Path) -> ClientId {
         let addr = self.next_addr();
         let seed = self.rng.random();
         let (client, offer) = Client::publisher(self.now, self.epoch, addr, self.crypto.clone(), source, seed);
-        self.generations += 1;
-        let generation = Generation(self.generations);
-        self.sign_up(client, path, stream, &offer, |world, stream, session, offer| {
-            let request = PublishRequest { session, stream, generation, pli_interval: None, video_codecs: vec![] };
-            negotiate::publish(world.now, &world.config, offer, request, &mut world.rng)
-        })
+        self.sign_up(client, path, &format!("/whip/{stream}"), &offer)
     }
 
-    /// Starts a viewer of the stream.
+    /// Starts a viewer of the stream by WHEP; the stream must be live.
     pub fn watch(&mut self, stream: &str, path: Path) -> ClientId {
         let addr = self.next_addr();
         let (client, offer) = Client::viewer(self.now, self.epoch, addr, self.crypto.clone());
-        self.sign_up(client, path, stream, &offer, |world, stream, session, offer| {
-            let request = WatchRequest { session, stream, published: vec![] };
-            negotiate::watch(world.now, &world.config, offer, request, &mut world.rng)
-        })
+        self.sign_up(client, path, &format!("/whep/{stream}"), &offer)
+    }
+
+    /// DELETE on the session's URL; returns the status.
+    pub fn delete(&mut self, id: ClientId) -> u16 {
+        let location = self.clients[id.0].location.clone();
+        self.request(Method::DELETE, &location, "").status().as_u16()
+    }
+
+    /// One HTTP exchange, without network time.
+    ///
+    /// # Panics
+    /// When the controller leaves the request open: it waits for a shard.
+    pub fn request(&mut self, method: Method, uri: &str, body: &str) -> Response {
+        self.requests += 1;
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", "application/sdp".parse().expect("a header"));
+        headers.insert("host", "sfu.example".parse().expect("a header"));
+        let request = Request {
+            method,
+            uri: uri.parse::<Uri>().expect("a URI"),
+            headers,
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            peer: [127, 0, 0, 1].into(),
+            local: self.addr,
+        };
+        self.controller.handle_request(self.now, RequestId(self.requests), request);
+        self.take_orders();
+        self.responses.remove(&self.requests).expect("answered at once")
     }
 
     /// The client says goodbye.
@@ -178,6 +206,19 @@ impl World {
     /// The client's process dies without a word.
     pub fn kill(&mut self, id: ClientId) {
         self.clients[id.0].dead = true;
+    }
+
+    /// The client's NAT gives it another address, which the kernel may hash to another shard.
+    pub fn rebind(&mut self, id: ClientId) {
+        let endpoint = &mut self.clients[id.0];
+        self.by_addr.remove(&endpoint.outside);
+        endpoint.outside.set_port(endpoint.outside.port() + 1000);
+        self.by_addr.insert(endpoint.outside, id);
+    }
+
+    /// The shard on which the client's datagrams arrive.
+    pub fn arrives_at(&self, id: ClientId) -> ShardId {
+        self.shard_of(self.clients[id.0].outside)
     }
 
     /// The viewer's decoder asks for a keyframe.
@@ -211,6 +252,11 @@ impl World {
         true
     }
 
+    /// Datagrams that the node has sent to an address.
+    pub fn sent_to(&self, addr: SocketAddr) -> u64 {
+        self.sent.get(&addr).copied().unwrap_or_default()
+    }
+
     /// Cumulative figures of all shards.
     pub fn counters(&mut self) -> Vec<crate::metrics::Counters> {
         self.shards.iter_mut().map(|s| s.counters_mut().clone()).collect()
@@ -221,45 +267,33 @@ impl World {
         self.shards.iter().map(Shard::sessions).sum()
     }
 
-    fn sign_up(
-        &mut self,
-        mut client: Client,
-        path: Path,
-        stream: &str,
-        offer: &str,
-        negotiate: impl FnOnce(
-            &mut World,
-            StreamId,
-            SessionId,
-            &Offer,
-        ) -> Result<negotiate::Negotiated, negotiate::NegotiationError>,
-    ) -> ClientId {
+    fn sign_up(&mut self, mut client: Client, path: Path, uri: &str, offer: &str) -> ClientId {
         let id = ClientId(self.clients.len());
-        self.sessions += 1;
-        let session = SessionId(self.sessions);
-        let count = self.streams.len() as u32;
-        let stream = self
-            .streams
-            .entry(stream.to_owned())
-            .or_insert_with(|| Arc::new(Stream::new(StreamId(count + 1), stream)))
-            .clone();
-        let offer = Offer::parse(offer).expect("a client's own offer");
-        let negotiated = negotiate(self, stream.id, session, &offer).expect("an offer that can be answered");
-        let answer = finish_answer(&negotiated.answer, &offer).expect("a whole answer");
-        let slot = Arc::new(Slot::new(session, stream, negotiated.session));
-        for shard in 0..self.shards.len() {
-            let command = Command::Announce {
-                ufrag: negotiated.local_ufrag.clone(),
-                pwd: negotiated.local_pwd.clone(),
-                slot: slot.clone(),
-            };
-            self.schedule(self.now, What::Command { shard: ShardId(shard as u16), command });
-        }
-        client.accept_answer(self.now, &answer).expect("the node's answer");
-        self.by_addr.insert(client.addr(), id);
-        self.clients.push(Endpoint { client, path, dead: false });
+        let response = self.request(Method::POST, uri, offer);
+        let answer = std::str::from_utf8(response.body()).expect("text");
+        assert_eq!(response.status().as_u16(), 201, "seed {}: {uri}: {answer}", self.seed);
+        client.accept_answer(self.now, answer).expect("the node's answer");
+        let location = response.headers()["location"].to_str().expect("text").to_owned();
+        let outside = client.addr();
+        self.by_addr.insert(outside, id);
+        self.clients.push(Endpoint { client, path, outside, dead: false, location });
         self.send_from_client(id);
         id
+    }
+
+    /// What the controller wants done.
+    fn take_orders(&mut self) {
+        while let Some(output) = self.controller.poll_output() {
+            match output {
+                Output::Command(shard, command) => {
+                    self.schedule(self.now + PEER_DELAY, What::Command { shard, command });
+                }
+                Output::Respond(id, response) => {
+                    self.trace.record(self.now, "response", u64::from(response.status().as_u16()), 0);
+                    self.responses.insert(id.0, response);
+                }
+            }
+        }
     }
 
     fn next_addr(&self) -> SocketAddr {
@@ -283,7 +317,8 @@ impl World {
         let agenda = self.agenda.peek().map_or(Instant::FAR_FUTURE, |Reverse(s)| s.at);
         let shard = self.shards.iter().map(Shard::next_timeout).min().unwrap_or(Instant::FAR_FUTURE);
         let client = self.clients.iter().filter(|e| !e.dead).map(|e| e.client.next_timeout()).min();
-        let next = agenda.min(shard).min(client.unwrap_or(Instant::FAR_FUTURE)).max(self.now);
+        let control = self.controller.next_timeout();
+        let next = agenda.min(shard).min(control).min(client.unwrap_or(Instant::FAR_FUTURE)).max(self.now);
         if next > end {
             return false;
         }
@@ -292,6 +327,9 @@ impl World {
             if let Some(Reverse(scheduled)) = self.agenda.pop() {
                 self.happen(scheduled.what);
             }
+        } else if control <= next {
+            self.controller.handle_timeout(next);
+            self.take_orders();
         } else if let Some(at) = self.shards.iter().position(|s| s.next_timeout() <= next) {
             let mut out = SendBatch::new();
             self.shards[at].handle_timeout(next, &mut out);
@@ -319,6 +357,10 @@ impl World {
             What::Command { shard, command } => {
                 self.shards[shard.index()].handle_command(now, command, &mut out);
                 self.finish_round(shard.index(), out);
+            }
+            What::Event { shard, event } => {
+                self.controller.handle_event(now, shard, event);
+                self.take_orders();
             }
             What::ToClient { client, from, data } => {
                 let endpoint = &mut self.clients[client.0];
@@ -349,13 +391,14 @@ impl World {
             if !matches!(event, Event::Report(_)) {
                 self.trace.record(now, name_of(&event), at as u64, 0);
             }
-            self.events.push((now, ShardId(at as u16), event));
+            self.schedule(now + PEER_DELAY, What::Event { shard: ShardId(at as u16), event });
         }
     }
 
     fn flush(&mut self, out: &SendBatch) {
-        let from = self.config.candidates[0];
+        let from = self.addr;
         for message in out.iter() {
+            *self.sent.entry(message.remote).or_default() += 1;
             let Some(&client) = self.by_addr.get(&message.remote) else { continue };
             self.record_datagram("out", message.data, client);
             let path = self.clients[client.0].path;
@@ -367,7 +410,7 @@ impl World {
     }
 
     fn send_from_client(&mut self, id: ClientId) {
-        let from = self.clients[id.0].client.addr();
+        let from = self.clients[id.0].outside;
         let path = self.clients[id.0].path;
         let shard = self.shard_of(from);
         while let Some((_, data)) = self.clients[id.0].client.poll_transmit() {
