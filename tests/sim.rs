@@ -120,6 +120,7 @@ fn a_killed_publisher_comes_back_and_nobody_renegotiates() {
         let got = world.client(viewer).got();
         let again = got.iter().find(|g| g.stamp.source == 2 && g.kind == MediaKind::Video).expect("plays on");
         assert!(again.at.since(back) < SECOND, "after {:?}", again.at.since(back));
+        assert_eq!(oracle::judge(got, MediaKind::Video).missing, 0);
     }
 }
 

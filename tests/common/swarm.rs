@@ -30,6 +30,9 @@ pub struct Swarm {
     dead: Vec<bool>,
     received: RecvBatch,
     out: SendBatch,
+    /// Where the last datagram went, and what the members have sent, when somebody wants to know.
+    pub server: Option<std::net::SocketAddr>,
+    pub recording: Option<Vec<(Member, Vec<u8>)>>,
 }
 
 /// A session as the server's answer names it.
@@ -59,6 +62,8 @@ impl Swarm {
             dead: Vec::new(),
             received: RecvBatch::new(),
             out: SendBatch::new(),
+            server: None,
+            recording: None,
         }
     }
 
@@ -157,9 +162,21 @@ impl Swarm {
         }
     }
 
+    /// Sends a datagram of the caller's making from a member's own socket.
+    pub fn inject(&mut self, member: Member, data: &[u8]) {
+        let to = self.server.expect("a member has talked to the server");
+        self.out.push(SocketId(member.0 as u8), to, data, None);
+        let _ = self.backend.send(&self.out);
+        self.out.clear();
+    }
+
     /// Sends what a client has to say.
     pub fn send_from(&mut self, member: Member) {
         while let Some((to, data)) = self.members[member.0].poll_transmit() {
+            self.server = Some(to);
+            if let Some(recording) = &mut self.recording {
+                recording.push((member, data.clone()));
+            }
             self.out.push(SocketId(member.0 as u8), to, &data, None);
             if self.out.is_full() {
                 let _ = self.backend.send(&self.out);
