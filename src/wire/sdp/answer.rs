@@ -102,8 +102,12 @@ fn media(out: &mut String, section: &[Line], identity: &Identity, reduced_size: 
     if m.split(' ').nth(1) == Some("0") {
         return Err(AnswerError::Rejected(kind));
     }
-    let mut candidates: Vec<&str> =
-        section.iter().map(|l| l.value).filter(|value| value.starts_with("candidate:")).collect();
+    // str0m names the ICE generation in each candidate. They outlive it: a restart repeats them under a new ufrag.
+    let mut candidates: Vec<&str> = section
+        .iter()
+        .filter(|l| l.value.starts_with("candidate:"))
+        .map(|l| l.value.split_once(" ufrag ").map_or(l.value, |(candidate, _)| candidate))
+        .collect();
     candidates.sort_by_key(|c| c.split(' ').nth(4).is_some_and(|address| address.contains(':')));
     candidates.truncate(ANSWER_CANDIDATES_MAX);
 

@@ -233,7 +233,7 @@ fn an_ice_restart_changes_the_transport_only() {
 const ANSWER: &str = "v=0\r\no=str0m-0.25.0 7 2 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\n\
     a=extmap-allow-mixed\r\na=msid-semantic:WMS s1 s2\r\na=ice-lite\r\n\
     m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\n\
-    a=candidate:1 1 udp 5 ::1 8080 typ host\r\na=candidate:2 1 udp 4 127.0.0.1 8080 typ host\r\n\
+    a=candidate:1 1 udp 5 ::1 8080 typ host\r\na=candidate:2 1 udp 4 127.0.0.1 8080 typ host ufrag abcd\r\n\
     a=ice-ufrag:abcd\r\na=ice-pwd:0123456789012345678901\r\na=ice-options:trickle\r\na=setup:passive\r\na=mid:0\r\n\
     a=DIRECTION\r\na=rtcp-mux\r\na=rtpmap:111 opus/48000/2\r\na=fmtp:111 minptime=10;useinbandfec=1\r\n\
     a=msid:s1 t1\r\na=ssrc:1 cname:c1\r\na=ssrc:1 msid:s1 t1\r\n\
