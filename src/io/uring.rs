@@ -39,6 +39,9 @@ const COMPLETIONS: u32 = 1024;
 
 const BUFFER_GROUP: u16 = 0;
 
+/// Longer waits end early with nothing, which callers allow for: the kernel refuses seconds beyond an `i64`.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+
 /// How long `Drop` waits for cancelled receives. Cancelling takes microseconds; after this the memory is leaked.
 const QUIESCE_TURN: Duration = Duration::from_millis(10);
 const QUIESCE_TURNS: u32 = 100;
@@ -194,7 +197,7 @@ impl UringBackend {
         forgive(match timeout {
             None => self.ring.submit_and_wait(1),
             Some(timeout) => {
-                let timespec = Timespec::from(timeout);
+                let timespec = Timespec::from(timeout.min(WAIT_MAX));
                 self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
             }
         })
