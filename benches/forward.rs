@@ -1,0 +1,367 @@
+//! What one packet costs between the kernel and the kernel: classify, demux, route, and the whole shard.
+//!
+//! - `classify`: one datagram of each kind, by its first bytes. ns a datagram.
+//! - `gate`: a stranger's datagram through `Shard::handle_datagram`, until it is counted and forgotten: RTP from an
+//!   unknown 4-tuple (1200 bytes), STUN for an unknown ufrag, STUN with a wrong MESSAGE-INTEGRITY (92 bytes each). ns
+//!   a datagram.
+//! - `route`: one VP8 packet through `Fanout::route`, which numbers it canonically, and a walk over 1, 10, 100 or 1000
+//!   viewers' keys; the viewers are numbers, not sessions. ns a packet, not a viewer.
+//! - `shard`: one SRTP packet with 1100 bytes of VP8 from its publisher through a whole shard to 1, 10 or 100 viewers,
+//!   until the sealed copies lie in the send batch: demux, open, route, number, write, seal. ns a packet; "elem" is a
+//!   copy. Both legs are str0m's, sealed with AES-256-GCM, the profile that str0m's clients and ours agree on.
+//!
+//! Not measured: system calls, and whatever a core pays for waiting and being woken. In `shard` the clients' own work
+//! is outside the clock, and so is what they say back (reports, NACK, STUN), and timers. It does evict our caches, as
+//! the kernel's would.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use manycast::datagram::{Received, SendBatch, SocketId};
+use manycast::forward::fanout::Fanout;
+use manycast::forward::table::Stream;
+use manycast::id::{Generation, SessionId, ShardId, StreamId};
+use manycast::session::negotiate::{self, PeerConfig, PublishRequest, WatchRequest};
+use manycast::shard::Shard;
+use manycast::shard::message::Command;
+use manycast::shard::placement::Slot;
+use manycast::sim::client::{Client, Source};
+use manycast::srtp::dtls::{self, Certificate};
+use manycast::units::{Epoch, Instant};
+use manycast::wire::classify::{Kind, classify};
+use manycast::wire::codec::Format;
+use manycast::wire::packet::MediaPacket;
+use manycast::wire::sdp::{Offer, finish_answer};
+use manycast::wire::vp8::Vp8Header;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use str0m::media::MediaKind;
+use str0m::rtp::ExtensionValues;
+
+const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 8080);
+const SHARD: ShardId = ShardId(0);
+const SOCKET: SocketId = SocketId(0);
+const STREAM: StreamId = StreamId(1);
+
+criterion_group! {
+    name = benches;
+    // 15 figures: a minute in all.
+    config = Criterion::default()
+        .sample_size(50)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_millis(2500));
+    targets = bench_classify, bench_gate, bench_route, bench_shard
+}
+criterion_main!(benches);
+
+fn bench_classify(c: &mut Criterion) {
+    let mut group = c.benchmark_group("classify");
+    for (name, first, second) in
+        [("stun", 0, 1), ("dtls", 22, 254), ("rtp", 0x80, 96), ("rtcp", 0x81, 200), ("unknown", 64, 0)]
+    {
+        let datagram = datagram(first, second, 1200);
+        group.bench_function(name, |b| b.iter(|| classify(black_box(&datagram))));
+    }
+    group.finish();
+}
+
+fn bench_gate(c: &mut Criterion) {
+    let mut room = Room::new();
+    let ufrag = room.watch();
+    let mut shard = room.shard;
+    let mut out = SendBatch::new();
+    let remote = SocketAddr::from(([198, 51, 100, 7], 40_000));
+    let mut group = c.benchmark_group("gate");
+    for (name, data) in [
+        ("rtp from a stranger", datagram(0x80, 96, 1200)),
+        ("stun for an unknown ufrag", binding_request("AbCdEfGhIjKlMnOp")),
+        ("stun with a wrong integrity", binding_request(&ufrag)),
+    ] {
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let datagram = Received { socket: SOCKET, remote, data: black_box(&data) };
+                shard.handle_datagram(Instant::ZERO, datagram, &mut out);
+            });
+        });
+    }
+    group.finish();
+    assert!(out.is_empty(), "a stranger gets no answer");
+}
+
+fn bench_route(c: &mut Criterion) {
+    let payload: Vec<u8> = [0x90, 0xe0, 0x80, 1, 1, 0x20, 0].into_iter().chain([0; 1093]).collect();
+    let mut packet = MediaPacket {
+        stream: STREAM,
+        kind: MediaKind::Video,
+        generation: Generation(1),
+        format: Format::VP8,
+        ssrc: 1,
+        seq: 1,
+        timestamp: 0,
+        marker: false,
+        starts_keyframe: true,
+        vp8: Vp8Header::parse(&payload),
+        extensions: ExtensionValues::default(),
+        arrival: Instant::ZERO,
+        payload: Arc::from(payload),
+    };
+    let mut group = c.benchmark_group("route");
+    for viewers in [1, 10, 100, 1000] {
+        let stream = Arc::new(Stream::new(STREAM, "bench"));
+        let mut fanout = Fanout::new(SHARD);
+        for viewer in 0..viewers {
+            fanout.join(&stream, MediaKind::Video, viewer);
+        }
+        group.bench_function(BenchmarkId::new("viewers", viewers), |b| {
+            b.iter(|| {
+                packet.seq += 1;
+                packet.timestamp = packet.timestamp.wrapping_add(300);
+                let routed = fanout.route(black_box(&packet)).expect("viewers").expect("a place");
+                for viewer in routed.viewers {
+                    black_box((viewer, &routed.canonical));
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+fn bench_shard(c: &mut Criterion) {
+    let mut group = c.benchmark_group("shard");
+    for viewers in [1, 10, 100] {
+        let mut room = Room::new();
+        room.publish();
+        for _ in 0..viewers {
+            room.watch();
+        }
+        room.run_until(|room| room.clients.iter().all(|c| c.connected_at.is_some()));
+        // Long enough for the keyframe that all of them wait for, and for str0m's resend caches to fill.
+        let playing = room.now + Duration::from_secs(3);
+        room.run_until(|room| room.now >= playing);
+        group.throughput(Throughput::Elements(viewers));
+        group.bench_function(BenchmarkId::new("viewers", viewers), |b| b.iter_custom(|packets| room.time(packets)));
+        let lost = room.clients[1..].iter().any(|c| c.got().windows(2).any(|w| w[1].seq != w[0].seq + 1));
+        assert!(!lost, "a viewer missed packets: the figures are not of what they claim");
+    }
+    group.finish();
+}
+
+/// One shard and its clients in virtual time, without a network between them.
+struct Room {
+    now: Instant,
+    epoch: Epoch,
+    config: PeerConfig,
+    rng: StdRng,
+    stream: Arc<Stream>,
+    shard: Shard,
+    /// The publisher is the first.
+    clients: Vec<Client>,
+    by_addr: BTreeMap<SocketAddr, usize>,
+    on_the_way: VecDeque<Datagram>,
+    out: SendBatch,
+    spent: Spent,
+}
+
+/// What the shard had to do with the publisher's media.
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    packets: u64,
+    time: Duration,
+}
+
+struct Datagram {
+    client: usize,
+    to_shard: bool,
+    data: Vec<u8>,
+}
+
+impl Room {
+    fn new() -> Room {
+        fastrand::seed(1);
+        let epoch = Epoch::new(wall_clock());
+        Room {
+            now: Instant::ZERO,
+            epoch,
+            config: PeerConfig {
+                epoch,
+                candidates: Arc::from([SERVER]),
+                crypto: dtls::simulated_crypto_provider(),
+                certificate: Certificate::generate().expect("the cipher library can make a key"),
+            },
+            rng: StdRng::seed_from_u64(1),
+            stream: Arc::new(Stream::new(STREAM, "bench")),
+            shard: Shard::new(SHARD),
+            clients: Vec::new(),
+            by_addr: BTreeMap::new(),
+            on_the_way: VecDeque::new(),
+            out: SendBatch::new(),
+            spent: Spent::default(),
+        }
+    }
+
+    /// 2.6 Mbit/s of video in frames of 10 packets.
+    fn publish(&mut self) {
+        let source = Source { packets_per_frame: 10, audio: false, ..Source::default() };
+        let crypto = self.config.crypto.clone();
+        let (client, offer) = Client::publisher(self.now, self.epoch, self.next_addr(), crypto, source, 1);
+        let offer = Offer::parse(&offer).expect("a client's own offer");
+        let request = PublishRequest {
+            session: self.next_session(),
+            stream: STREAM,
+            generation: Generation(1),
+            pli_interval: None,
+            video_codecs: Vec::new(),
+        };
+        let negotiated = negotiate::publish(self.now, &self.config, &offer, request, &mut self.rng);
+        self.sign_up(client, &offer, negotiated.expect("an offer that can be answered"));
+    }
+
+    /// Returns our ufrag for the new viewer.
+    fn watch(&mut self) -> String {
+        let crypto = self.config.crypto.clone();
+        let (client, offer) = Client::viewer(self.now, self.epoch, self.next_addr(), crypto);
+        let offer = Offer::parse(&offer).expect("a client's own offer");
+        let request = WatchRequest { session: self.next_session(), stream: STREAM, published: Vec::new() };
+        let negotiated = negotiate::watch(self.now, &self.config, &offer, request, &mut self.rng);
+        self.sign_up(client, &offer, negotiated.expect("an offer that can be answered"))
+    }
+
+    fn sign_up(&mut self, mut client: Client, offer: &Offer, negotiated: negotiate::Negotiated) -> String {
+        let answer = finish_answer(&negotiated.answer, offer).expect("a whole answer");
+        client.accept_answer(self.now, &answer).expect("the shard's answer");
+        let announce = Command::Announce {
+            ufrag: negotiated.local_ufrag.clone(),
+            pwd: negotiated.local_pwd,
+            slot: Arc::new(Slot::new(self.next_session(), self.stream.clone(), negotiated.session)),
+        };
+        self.shard.handle_command(self.now, announce, &mut self.out);
+        self.by_addr.insert(client.addr(), self.clients.len());
+        self.clients.push(client);
+        negotiated.local_ufrag
+    }
+
+    fn next_addr(&self) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], 5000 + self.clients.len() as u16))
+    }
+
+    fn next_session(&self) -> SessionId {
+        SessionId(self.clients.len() as u64 + 1)
+    }
+
+    /// The shard's time for so many packets of the publisher's.
+    fn time(&mut self, packets: u64) -> Duration {
+        let before = self.spent;
+        // A frame comes at once, so up to nine packets too many may be timed: the mean is scaled.
+        self.run_until(|room| room.spent.packets >= before.packets + packets);
+        let (time, timed) = (self.spent.time - before.time, self.spent.packets - before.packets);
+        time.mul_f64(packets as f64 / timed as f64)
+    }
+
+    fn run_until(&mut self, done: impl Fn(&Room) -> bool) {
+        while !done(self) {
+            self.step();
+        }
+    }
+
+    /// Does what falls due next, and everything that follows from it.
+    fn step(&mut self) {
+        let due = |client: &Client| client.next_timeout();
+        let (client, at) = self.clients.iter().map(due).enumerate().min_by_key(|(_, at)| *at).expect("clients");
+        self.now = self.now.max(at.min(self.shard.next_timeout()));
+        if at <= self.now {
+            self.clients[client].handle_timeout(self.now);
+            self.collect(client);
+        } else {
+            self.shard.handle_timeout(self.now, &mut self.out);
+            self.finish_round();
+        }
+        while let Some(datagram) = self.on_the_way.pop_front() {
+            self.deliver(datagram);
+        }
+    }
+
+    fn deliver(&mut self, datagram: Datagram) {
+        let Datagram { client, to_shard, data } = datagram;
+        if to_shard {
+            let remote = self.clients[client].addr();
+            let before = wall_clock();
+            self.shard.handle_datagram(self.now, Received { socket: SOCKET, remote, data: &data }, &mut self.out);
+            let mut spent = before.elapsed();
+            spent += self.finish_round();
+            if client == 0 && classify(&data) == Some(Kind::Rtp) {
+                self.spent.packets += 1;
+                self.spent.time += spent;
+            }
+        } else {
+            self.clients[client].handle_datagram(self.now, SERVER, &data);
+            self.collect(client);
+        }
+    }
+
+    /// Takes everything that the shard has to say, and returns the time that it took to write the datagrams.
+    fn finish_round(&mut self) -> Duration {
+        let mut spent = Duration::ZERO;
+        loop {
+            let before = wall_clock();
+            let more = self.shard.poll_transmit(self.now, &mut self.out);
+            spent += before.elapsed();
+            for message in self.out.iter() {
+                let client = self.by_addr[&message.remote];
+                self.on_the_way.push_back(Datagram { client, to_shard: false, data: message.data.to_vec() });
+            }
+            self.out.clear();
+            if !more {
+                break;
+            }
+        }
+        self.shard.handle_flushed(self.now);
+        // To itself: requests for keyframes.
+        while let Some((_, message)) = self.shard.poll_peer() {
+            self.shard.handle_peer(self.now, message, &mut self.out);
+        }
+        while self.shard.poll_event().is_some() {}
+        spent
+    }
+
+    fn collect(&mut self, client: usize) {
+        while let Some((_, data)) = self.clients[client].poll_transmit() {
+            self.on_the_way.push_back(Datagram { client, to_shard: true, data });
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a bench is about wall-clock time")]
+fn wall_clock() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+fn datagram(first: u8, second: u8, bytes: usize) -> Vec<u8> {
+    let mut datagram = vec![0; bytes];
+    datagram[..2].copy_from_slice(&[first, second]);
+    datagram
+}
+
+/// A Binding request of ICE's (RFC 8445 §7.2.2), as Chromium writes it, whose MESSAGE-INTEGRITY nobody has computed.
+fn binding_request(ufrag: &str) -> Vec<u8> {
+    let mut attributes = Vec::new();
+    let mut add = |kind: u16, value: &[u8]| {
+        attributes.extend_from_slice(&kind.to_be_bytes());
+        attributes.extend_from_slice(&(value.len() as u16).to_be_bytes());
+        attributes.extend_from_slice(value);
+        attributes.resize(attributes.len().next_multiple_of(4), 0);
+    };
+    add(0x0006, format!("{ufrag}:aBcD").as_bytes()); // USERNAME
+    add(0x0024, &[0x6e, 0, 0x1e, 0xff]); // PRIORITY
+    add(0x802a, &[7; 8]); // ICE-CONTROLLING
+    add(0x0008, &[9; 20]); // MESSAGE-INTEGRITY
+    let mut message = vec![0, 1];
+    message.extend_from_slice(&(attributes.len() as u16).to_be_bytes());
+    message.extend_from_slice(&0x2112_a442_u32.to_be_bytes());
+    message.extend_from_slice(&[5; 12]);
+    message.extend(attributes);
+    message
+}
