@@ -53,7 +53,7 @@ pub struct Controller {
     pub(super) sessions: Sessions,
     pub(super) timers: Timers,
     /// Offers of the last seconds, in case that one comes again.
-    recent: FxHashMap<PostKey, SessionId>,
+    recent: FxHashMap<PostKey, (SessionId, Instant)>,
     recent_order: VecDeque<(Instant, PostKey)>,
     /// Exchanges that wait for a shard.
     pub(super) restarts: FxHashMap<RequestId, resource::PendingRestart>,
@@ -280,11 +280,7 @@ impl Controller {
     }
 
     pub(super) fn refuse(&self, problem: Problem, role: Role) -> Problem {
-        if problem.is_server_error() {
-            warn!(role = role.name(), status = problem.status.as_u16(), "request refused");
-        } else {
-            debug!(role = role.name(), status = problem.status.as_u16(), ?problem, "request refused");
-        }
+        debug!(role = role.name(), status = problem.status.as_u16(), ?problem, "request refused");
         problem
     }
 
@@ -334,19 +330,22 @@ impl Controller {
             fingerprint: opening.offer.fingerprint.clone(),
             token: opening.token.clone(),
         };
-        while self.recent_order.front().is_some_and(|(until, _)| *until <= now) {
-            if let Some((_, key)) = self.recent_order.pop_front() {
+        while let Some((until, key)) = self.recent_order.pop_front_if(|(until, _)| *until <= now) {
+            // The same offer may have opened another session since, when the first one had ended.
+            if self.recent.get(&key).is_some_and(|(_, newest)| *newest == until) {
                 self.recent.remove(&key);
             }
         }
-        if let Some(id) = self.recent.get(&key).copied().filter(|id| self.sessions.get(*id).is_some()) {
+        let repeated = self.recent.get(&key).map(|(id, _)| *id);
+        if let Some(id) = repeated.filter(|id| self.sessions.get(*id).is_some_and(|r| r.closing.is_none())) {
             debug!(session = %id, "the same offer again");
             return Ok(id);
         }
         self.check_unestablished(opening.client)?;
         let id = self.create(now, &opening)?;
-        self.recent.insert(key.clone(), id);
-        self.recent_order.push_back((now + limits::POST_RETRY_WINDOW, key));
+        let until = now + limits::POST_RETRY_WINDOW;
+        self.recent.insert(key.clone(), (id, until));
+        self.recent_order.push_back((until, key));
         Ok(id)
     }
 

@@ -715,3 +715,50 @@ fn codecs_that_do_not_meet_are_told_apart_from_bad_requests() {
     assert_eq!(problem["type"].as_str(), Some("/problems/no-common-codec"));
     assert_eq!(world.post("/whep/cam", VIEW).status(), StatusCode::CREATED);
 }
+
+/// A recorded offer with lines dropped, doubled and moved, and letters changed.
+fn mutated() -> impl proptest::strategy::Strategy<Value = (bool, String)> {
+    use proptest::prelude::*;
+    let edit = (0usize..400, 0usize..5, any::<char>(), 0usize..60);
+    (any::<bool>(), proptest::collection::vec(edit, 1..5)).prop_map(|(publish, edits)| {
+        let mut lines: Vec<String> = if publish { PUBLISH } else { VIEW }.lines().map(str::to_owned).collect();
+        for (at, what, letter, column) in edits {
+            let at = at % lines.len();
+            match what {
+                0 if lines.len() > 1 => drop(lines.remove(at)),
+                1 => lines.insert(at, lines[at].clone()),
+                2 => {
+                    let line = lines.remove(at);
+                    lines.insert(column.min(lines.len()), line);
+                }
+                3 => lines[at].push(char::from(b'0' + (column % 10) as u8)),
+                _ => {
+                    let edited = lines[at].chars().enumerate().map(|(i, c)| if i == column { letter } else { c });
+                    lines[at] = edited.collect();
+                }
+            }
+        }
+        (publish, lines.join("\r\n"))
+    })
+}
+
+#[test]
+fn damaged_offers_are_answered_whole_or_refused() {
+    use proptest::test_runner::{Config, TestRunner};
+    let mut world = World::new("max-unestablished = 1000000\nmax-unestablished-per-ip = 1000000");
+    world.peer = [127, 0, 0, 1].into();
+    world.live("cam");
+    let world = std::cell::RefCell::new(world);
+    let cases = std::env::var("CASES").ok().and_then(|c| c.parse().ok()).unwrap_or(200);
+    TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
+        .run(&mutated(), |(publish, text)| {
+            let mut world = world.borrow_mut();
+            let response = world.post(if publish { "/whip/cam" } else { "/whep/cam" }, &text);
+            let status = response.status().as_u16();
+            proptest::prop_assert!(matches!(status, 201 | 400 | 422), "{} {}", status, body(&response));
+            let inconsistent = body(&response).contains("unusable-offer");
+            proptest::prop_assert!(!inconsistent, "str0m refused what the sanitiser let through:\n{}", text);
+            Ok(())
+        })
+        .expect("every case");
+}

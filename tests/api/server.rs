@@ -130,7 +130,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
-        // No shard answers any more: the server waits for it a little and ends.
+        let _ = self.events.try_send((SHARD, Event::Stopped));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
