@@ -15,6 +15,7 @@ mod cors;
 mod exchange;
 pub mod http;
 mod legacy;
+mod life;
 mod origin;
 mod page;
 mod problem;

@@ -34,7 +34,6 @@ pub struct Server {
 
 impl Server {
     /// `settings` as in the file.
-    #[expect(clippy::disallowed_methods, reason = "real time starts here")]
     pub fn start(settings: &str) -> Server {
         let config = Config::resolve(Flags::default(), Some(settings)).expect("settings");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
