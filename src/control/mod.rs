@@ -30,6 +30,3 @@ mod whip;
 
 pub use controller::{Controller, Output};
 pub use exchange::{Request, Response};
-
-#[cfg(test)]
-mod tests;
