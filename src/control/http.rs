@@ -60,7 +60,8 @@ const URI_CHARS_MAX: usize = 2_048;
 /// Of a body that is too long we read on for so much, so that the client reads our answer and not a reset.
 const DISCARDED_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// Calls that wait for the loop. It answers each within microseconds; filling this means that it hangs.
+/// Calls that wait for the loop, which answers each within a millisecond. When it is full, connections wait, and after
+/// [`limits::REQUEST_TIMEOUT`] give up.
 const CALLS: usize = 256;
 
 /// From the wish to stop until the shards must have said goodbye. The process has a second.
@@ -371,9 +372,9 @@ async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, Problem> {
 async fn call(front: &Front, request: Request) -> Result<Response, Problem> {
     let unavailable = || Problem::unavailable("the server does not answer in time");
     let (reply, answer) = oneshot::channel();
-    front.calls.try_send((request, reply)).map_err(|_| unavailable())?;
-    match timeout(limits::REQUEST_TIMEOUT, answer).await {
-        Ok(Ok(response)) => Ok(response),
-        _ => Err(unavailable()),
-    }
+    let asked = async {
+        front.calls.send((request, reply)).await.ok()?;
+        answer.await.ok()
+    };
+    timeout(limits::REQUEST_TIMEOUT, asked).await.ok().flatten().ok_or_else(unavailable)
 }

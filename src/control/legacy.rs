@@ -11,8 +11,9 @@ use hyper::StatusCode;
 use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderName, HeaderValue, LOCATION};
 
 use super::auth;
-use super::controller::{Controller, Opening};
+use super::controller::Controller;
 use super::exchange::{self, Request, Response};
+use super::life::Opening;
 use super::problem::Problem;
 use super::route;
 use crate::limits;

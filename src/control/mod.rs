@@ -15,6 +15,7 @@ mod cors;
 mod exchange;
 pub mod http;
 mod legacy;
+mod life;
 mod origin;
 mod page;
 mod problem;
@@ -29,6 +30,3 @@ mod whip;
 
 pub use controller::{Controller, Output};
 pub use exchange::{Request, Response};
-
-#[cfg(test)]
-mod tests;

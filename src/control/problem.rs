@@ -98,10 +98,6 @@ impl Problem {
         self.with(RETRY_AFTER, exchange::value(&format!("{seconds}")))
     }
 
-    pub fn is_server_error(&self) -> bool {
-        self.status.is_server_error()
-    }
-
     /// As WHIP and WHEP clients take it.
     pub fn json(self) -> Response {
         let body = serde_json::json!({

@@ -107,7 +107,8 @@ impl Controller {
         {
             return Ok(Some(restarted(body.clone(), &ice.etag)));
         }
-        if if_match.is_some_and(|m| m != "*" && m != ice.etag) {
+        let matches = |m: &str| m.split(',').any(|tag| matches!(tag.trim(), "*") || tag.trim() == ice.etag);
+        if !if_match.is_none_or(matches) {
             return Err(Problem::precondition(&ice.etag));
         }
         let is_old = fragment.ufrag.is_some() && fragment.ufrag == ice.old_remote_ufrag;

@@ -1,8 +1,9 @@
 //! Publishing by WHIP (RFC 9725): an offer that sends, answered by a session that receives.
 
 use super::auth;
-use super::controller::{Controller, Opening};
+use super::controller::Controller;
 use super::exchange::{Request, Response};
+use super::life::Opening;
 use super::problem::{ACCEPT_POST, Problem};
 use crate::session::Role;
 use crate::units::Instant;

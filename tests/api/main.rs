@@ -1,5 +1,7 @@
 //! The HTTP interface as clients meet it: a real server on a loopback port, shards played by the test.
 
+#![expect(clippy::disallowed_methods, reason = "real servers run in real time")]
+
 mod client;
 mod endpoints;
 mod framing;

@@ -11,22 +11,22 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
-use super::{Controller, Output, Request, Response};
-use crate::config::{Config, Flags};
-use crate::id::{Generation, SessionId, ShardId};
-use crate::session::negotiate::PeerConfig;
-use crate::session::{CloseReason, IceRestart};
-use crate::shard::message::{Command, Event, Report, RequestId, TrackReport};
-use crate::shard::placement::Slot;
-use crate::srtp::dtls::{Certificate, crypto_provider};
-use crate::units::{Epoch, Instant};
-use crate::wire::codec::Format;
-use crate::wire::sdp::Offer;
+use manycast::config::{Config, Flags};
+use manycast::control::{Controller, Output, Request, Response};
+use manycast::id::{Generation, SessionId, ShardId};
+use manycast::session::negotiate::PeerConfig;
+use manycast::session::{CloseReason, IceRestart};
+use manycast::shard::message::{Command, Event, Report, RequestId, TrackReport};
+use manycast::shard::placement::Slot;
+use manycast::srtp::dtls::{Certificate, crypto_provider};
+use manycast::units::{Epoch, Instant};
+use manycast::wire::codec::Format;
+use manycast::wire::sdp::Offer;
 
-const PUBLISH: &str = include_str!("../../tests/data/offers/chromium-publish-vp8.sdp");
-const VIEW: &str = include_str!("../../tests/data/offers/chromium-view.sdp");
-const FFMPEG: &str = include_str!("../../tests/data/offers/ffmpeg-publish-h264.sdp");
-const GST_VIEW: &str = include_str!("../../tests/data/offers/gst-view-vp8.sdp");
+const PUBLISH: &str = include_str!("data/offers/chromium-publish-vp8.sdp");
+const VIEW: &str = include_str!("data/offers/chromium-view.sdp");
+const FFMPEG: &str = include_str!("data/offers/ffmpeg-publish-h264.sdp");
+const GST_VIEW: &str = include_str!("data/offers/gst-view-vp8.sdp");
 
 const SDP: (&str, &str) = ("content-type", "application/sdp");
 const FRAGMENT: (&str, &str) = ("content-type", "application/trickle-ice-sdpfrag");
@@ -159,12 +159,25 @@ impl World {
 
     /// A stream that is live, by a publisher of its own.
     fn live(&mut self, stream: &str) -> Arc<Slot> {
+        self.live_at(stream).0
+    }
+
+    /// As [`Self::live`], with its URL.
+    fn live_at(&mut self, stream: &str) -> (Arc<Slot>, String) {
         let created = self.post(&format!("/whip/{stream}"), &other(PUBLISH, self.requests));
         assert_eq!(created.status(), StatusCode::CREATED, "{created:?}");
         let slot = self.last();
         self.connect(&slot);
         self.activate(&slot, 1);
-        slot
+        (slot, path(&created))
+    }
+
+    fn streams(&mut self) -> serde_json::Value {
+        let local = [("host", "localhost")];
+        let peer = std::mem::replace(&mut self.peer, [127, 0, 0, 1].into());
+        let listed = self.ask(Method::GET, "/api/streams", &local, "");
+        self.peer = peer;
+        serde_json::from_slice(listed.body()).expect("json")
     }
 
     fn closed(&mut self) -> Vec<(SessionId, CloseReason)> {
@@ -241,13 +254,13 @@ fn a_publisher_is_answered_and_expected_by_every_shard() {
 #[test]
 fn every_recorded_offer_is_answered_whole() {
     let offers = [
-        (include_str!("../../tests/data/offers/aiortc-publish.sdp"), "whip"),
-        (include_str!("../../tests/data/offers/aiortc-view.sdp"), "whep"),
-        (include_str!("../../tests/data/offers/chromium-publish-simulcast.sdp"), "whip"),
+        (include_str!("data/offers/aiortc-publish.sdp"), "whip"),
+        (include_str!("data/offers/aiortc-view.sdp"), "whep"),
+        (include_str!("data/offers/chromium-publish-simulcast.sdp"), "whip"),
         (PUBLISH, "whip"),
         (VIEW, "whep"),
         (FFMPEG, "whip"),
-        (include_str!("../../tests/data/offers/gst-publish-vp8.sdp"), "whip"),
+        (include_str!("data/offers/gst-publish-vp8.sdp"), "whip"),
         (GST_VIEW, "whep"),
     ];
     let mut world = World::new("");
@@ -366,7 +379,7 @@ fn viewers_wait_thirty_seconds_for_the_next_publisher() {
     world.advance(Duration::from_secs(30));
     assert_eq!(world.closed(), [(viewer.session, CloseReason::NoPublisher)]);
     world.event(Event::Ended { session: viewer.session, reason: CloseReason::NoPublisher });
-    assert_eq!(world.controller.streams.len(), 0, "nothing is left");
+    assert_eq!(world.streams()["streams"], serde_json::json!([]), "nothing is left");
 }
 
 #[test]
@@ -395,15 +408,14 @@ fn delete_ends_a_session_and_may_be_repeated_for_a_minute() {
     world.advance(Duration::from_secs(61));
     assert_eq!(world.ask(Method::DELETE, &url, &[], "").status(), StatusCode::NOT_FOUND);
 
-    let publisher = world.live("cam");
-    let url = format!("/whip/cam/{}", world.controller.sessions.get(publisher.session).expect("known").token);
+    let (publisher, url) = world.live_at("cam");
     world.commands.clear();
     assert_eq!(world.ask(Method::DELETE, &url, &[], "").status(), StatusCode::OK);
     assert_eq!(world.closed(), [(publisher.session, CloseReason::Deleted)]);
     assert_eq!(world.ask(Method::DELETE, &url, &[], "").status(), StatusCode::OK, "while it closes");
     assert_eq!(world.ask(Method::GET, &url, &[], "").status(), StatusCode::NOT_FOUND);
     world.advance(Duration::from_secs(5));
-    assert!(world.controller.sessions.get(publisher.session).is_none(), "a shard that says nothing is not waited for");
+    assert_eq!(world.streams()["streams"], serde_json::json!([]), "a shard that says nothing is not waited for");
 }
 
 #[test]
@@ -555,7 +567,7 @@ fn a_legacy_offer_does_what_it_can_and_what_is_needed() {
 }
 
 fn report(at: Instant, tracks: Vec<TrackReport>) -> Report {
-    let figures = crate::metrics::ShardFigures {
+    let figures = manycast::metrics::ShardFigures {
         shard: ShardId(0),
         counters: Default::default(),
         publishers: 1,
@@ -706,7 +718,7 @@ fn codecs_that_do_not_meet_are_told_apart_from_bad_requests() {
         session: publisher.session,
         stream: publisher.stream.id,
         kind: MediaKind::Video,
-        format: Format::parse(crate::wire::codec::Codec::H264, "profile-level-id=42e01f;packetization-mode=1")
+        format: Format::parse(manycast::wire::codec::Codec::H264, "profile-level-id=42e01f;packetization-mode=1")
             .expect("a format"),
     });
     let refused = world.post("/whep/cam", GST_VIEW);
@@ -714,4 +726,51 @@ fn codecs_that_do_not_meet_are_told_apart_from_bad_requests() {
     let problem: serde_json::Value = serde_json::from_slice(refused.body()).expect("problem+json");
     assert_eq!(problem["type"].as_str(), Some("/problems/no-common-codec"));
     assert_eq!(world.post("/whep/cam", VIEW).status(), StatusCode::CREATED);
+}
+
+/// A recorded offer with lines dropped, doubled and moved, and letters changed.
+fn mutated() -> impl proptest::strategy::Strategy<Value = (bool, String)> {
+    use proptest::prelude::*;
+    let edit = (0usize..400, 0usize..5, any::<char>(), 0usize..60);
+    (any::<bool>(), proptest::collection::vec(edit, 1..5)).prop_map(|(publish, edits)| {
+        let mut lines: Vec<String> = if publish { PUBLISH } else { VIEW }.lines().map(str::to_owned).collect();
+        for (at, what, letter, column) in edits {
+            let at = at % lines.len();
+            match what {
+                0 if lines.len() > 1 => drop(lines.remove(at)),
+                1 => lines.insert(at, lines[at].clone()),
+                2 => {
+                    let line = lines.remove(at);
+                    lines.insert(column.min(lines.len()), line);
+                }
+                3 => lines[at].push(char::from(b'0' + (column % 10) as u8)),
+                _ => {
+                    let edited = lines[at].chars().enumerate().map(|(i, c)| if i == column { letter } else { c });
+                    lines[at] = edited.collect();
+                }
+            }
+        }
+        (publish, lines.join("\r\n"))
+    })
+}
+
+#[test]
+fn damaged_offers_are_answered_whole_or_refused() {
+    use proptest::test_runner::{Config, TestRunner};
+    let mut world = World::new("max-unestablished = 1000000\nmax-unestablished-per-ip = 1000000");
+    world.peer = [127, 0, 0, 1].into();
+    world.live("cam");
+    let world = std::cell::RefCell::new(world);
+    let cases = std::env::var("CASES").ok().and_then(|c| c.parse().ok()).unwrap_or(200);
+    TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
+        .run(&mutated(), |(publish, text)| {
+            let mut world = world.borrow_mut();
+            let response = world.post(if publish { "/whip/cam" } else { "/whep/cam" }, &text);
+            let status = response.status().as_u16();
+            proptest::prop_assert!(matches!(status, 201 | 400 | 422), "{} {}", status, body(&response));
+            let inconsistent = body(&response).contains("unusable-offer");
+            proptest::prop_assert!(!inconsistent, "str0m refused what the sanitiser let through:\n{}", text);
+            Ok(())
+        })
+        .expect("every case");
 }
