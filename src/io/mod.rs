@@ -107,8 +107,9 @@ pub struct BackendStats {
 pub enum SendPath {
     /// One `SendMsg` per message in the ring.
     Ring,
-    /// One `sendmmsg` per batch, beside the ring: 2 to 9 % cheaper than `Ring` for single datagrams and as cheap for
-    /// segmented ones (`benches/io.rs`, three runs on a loaded 2-core EPYC guest, Linux 6.18).
+    /// One `sendmmsg` per batch, beside the ring. About 4 % cheaper than `Ring`, single or segmented: medians of six
+    /// runs of `benches/io.rs`, which differ by 10 % among themselves (loaded 2-core EPYC guest, Linux 6.18); the
+    /// design's own, quieter measurement says 3 to 12 %.
     #[default]
     Mmsg,
 }
