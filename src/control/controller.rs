@@ -283,7 +283,7 @@ impl Controller {
         if problem.is_server_error() {
             warn!(role = role.name(), status = problem.status.as_u16(), "request refused");
         } else {
-            debug!(role = role.name(), status = problem.status.as_u16(), ?problem, "request refused");
+            debug!(role = role.name(), status = problem.status.as_u16(), detail = %problem.detail, "request refused");
         }
         problem
     }
