@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -52,6 +53,8 @@ fn configure(flags: Flags) -> Result<Config, ConfigError> {
     };
     let config = Config::resolve(flags, file.as_deref())?;
     let filter = EnvFilter::try_new(&config.log).map_err(|e| error("log", format!("{:?}: {e}", config.log)))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for eyes, not for files; NO_COLOR is a convention (no-color.org).
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     Ok(config)
 }

@@ -256,7 +256,7 @@ impl Controller {
     }
 
     pub(super) fn refuse(&self, problem: Problem, role: Role) -> Problem {
-        debug!(role = role.name(), status = problem.status.as_u16(), ?problem, "request refused");
+        debug!(role = role.name(), status = problem.status.as_u16(), detail = %problem.detail, "request refused");
         problem
     }
 

@@ -19,7 +19,7 @@ pub(super) struct Problem {
     /// Last part of the type, for programs.
     kind: &'static str,
     /// One sentence for people.
-    detail: String,
+    pub detail: String,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 

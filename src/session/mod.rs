@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 
 use str0m::media::MediaKind;
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState};
-use tracing::{debug, info, warn};
+use tracing::{debug, field, info, warn};
 
 use crate::datagram::{SendBatch, SocketId};
 use crate::id::{SessionId, StreamId};
@@ -389,8 +389,8 @@ impl Session {
                         session = %self.id,
                         stream = %self.stream,
                         role = self.role().name(),
-                        dtls = ?self.observed.version(),
-                        srtp = ?self.observed.profile(),
+                        dtls = self.observed.version().map(field::debug),
+                        srtp = self.observed.profile().map(field::debug),
                         after_ms = (now - self.created).as_millis() as u64,
                         "DTLS connected"
                     );

@@ -62,6 +62,8 @@ struct Entry {
     dirty: bool,
     /// Validated 4-tuples, least recently authenticated first.
     remotes: Vec<Remote>,
+    /// The 4-tuple that the client nominated last.
+    selected: Option<Remote>,
     publishing: Option<Publishing>,
     broken_rtcp: RateLimit,
 }
@@ -316,6 +318,7 @@ impl Shard {
             armed: Armed::default(),
             dirty: false,
             remotes: Vec::new(),
+            selected: None,
             publishing,
             broken_rtcp: RateLimit::default(),
         });
@@ -338,15 +341,17 @@ impl Shard {
                 if !entry.session.offered_candidate(remote.1) {
                     debug!(session = %entry.session.id, remote = %remote.1, "peer-reflexive candidate learned");
                 }
-                if nominated {
-                    debug!(session = %entry.session.id, remote = %remote.1, "pair selected");
-                }
                 if entry.remotes.len() >= limits::REMOTES_PER_SESSION_MAX {
                     let oldest = entry.remotes.remove(0);
                     self.demux.unlearn(oldest, key);
                 }
                 entry.remotes.push(remote);
             }
+        }
+        // Browsers nominate a pair that they have checked before, so this need not be the first we see of it.
+        if nominated && entry.selected != Some(remote) {
+            entry.selected = Some(remote);
+            debug!(session = %entry.session.id, remote = %remote.1, "pair selected");
         }
         self.demux.learn(remote, key);
     }

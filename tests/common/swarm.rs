@@ -33,6 +33,8 @@ pub struct Swarm {
     /// Where the last datagram went, and what the members have sent, when somebody wants to know.
     pub server: Option<std::net::SocketAddr>,
     pub recording: Option<Vec<(Member, Vec<u8>)>>,
+    /// What the next client presents.
+    pub token: Option<String>,
 }
 
 /// A session as the server's answer names it.
@@ -40,6 +42,7 @@ pub struct Joined {
     pub member: Member,
     /// Absolute.
     pub location: String,
+    pub answer: String,
 }
 
 impl Swarm {
@@ -64,6 +67,7 @@ impl Swarm {
             out: SendBatch::new(),
             server: None,
             recording: None,
+            token: None,
         }
     }
 
@@ -99,8 +103,11 @@ impl Swarm {
     }
 
     fn join(&mut self, mut client: Client, offer: &str, url: &str) -> Joined {
-        let mut response =
-            agent().post(url).header("Content-Type", "application/sdp").send(offer.as_bytes()).expect("an answer");
+        let mut request = agent().post(url).header("Content-Type", "application/sdp");
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let mut response = request.send(offer.as_bytes()).expect("an answer");
         let body = response.body_mut().read_to_string().expect("a body");
         assert_eq!(response.status().as_u16(), 201, "{url}: {body}");
         let location = response.headers()["location"].to_str().expect("text").to_owned();
@@ -109,7 +116,7 @@ impl Swarm {
         self.dead.push(false);
         let member = Member(self.members.len() - 1);
         self.send_from(member);
-        Joined { member, location }
+        Joined { member, location, answer: body }
     }
 
     /// No more datagrams either way, as when a process is killed.
