@@ -124,6 +124,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "any std instant will do")]
     fn an_epoch_maps_both_ways() {
         let epoch = Epoch::new(std::time::Instant::now());
         let at = Instant::from_nanos(1_234_567);

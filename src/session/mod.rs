@@ -1,6 +1,6 @@
 //! One peer connection, sans-IO: a publisher or a viewer.
 //!
-//! Feed it with `handle_*`, then call [`Session::poll_output`] until it is idle, then again when
+//! Feed it with `handle_*`, then call [`Session::poll_output`] until it gives nothing, then again when
 //! [`Session::next_timeout`] has come. Nothing here knows that sockets or other sessions exist.
 
 pub mod negotiate;
@@ -10,6 +10,7 @@ mod viewer;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use str0m::media::MediaKind;
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState};
@@ -22,7 +23,7 @@ use crate::srtp::dtls::Observed;
 use crate::units::Instant;
 use crate::wire::packet::{CanonicalPacket, MediaPacket};
 use crate::wire::sdp::Offer;
-use peer::{Peer, PeerError, Polled};
+use peer::{Peer, PeerError};
 use publisher::Publisher;
 use viewer::Viewer;
 
@@ -81,21 +82,13 @@ pub enum Output {
     /// ICE, DTLS and SRTP are up.
     Connected,
     /// A publisher's packet.
-    Media(MediaPacket),
+    Media(Arc<MediaPacket>),
     /// A publisher's track sent its first packet, or the first one in another format.
     TrackStarted(TrackStarted),
     /// A viewer sent PLI or FIR for its video.
     KeyframeRequested,
     /// The last output of a session.
     Closed(CloseReason),
-}
-
-/// What one poll gave.
-#[derive(Debug)]
-pub enum Poll {
-    Output(Output),
-    /// Nothing until the next input or [`Session::next_timeout`].
-    Idle,
 }
 
 /// One peer connection.
@@ -308,10 +301,11 @@ impl Session {
         }
     }
 
-    /// Datagrams go into `out`; everything else is returned, one at a time.
-    pub fn poll_output(&mut self, now: Instant, out: &mut SendBatch) -> Poll {
+    /// Datagrams go into `out`; everything else is returned, one at a time. `None`: nothing until the next input or
+    /// [`Session::next_timeout`].
+    pub fn poll_output(&mut self, now: Instant, out: &mut SendBatch) -> Option<Output> {
         if self.state == State::Closed {
-            return self.pending.pop_front().map_or(Poll::Idle, Poll::Output);
+            return self.pending.pop_front();
         }
         if std::mem::take(&mut self.touched)
             && let Err(e) = self.peer.handle_timeout(now)
@@ -320,25 +314,25 @@ impl Session {
         }
         loop {
             if let Some(output) = self.pending.pop_front() {
-                return Poll::Output(output);
+                return Some(output);
             }
             match self.peer.poll(out) {
-                Ok(Polled::Event(event)) => self.handle_event(now, event),
-                Ok(Polled::Idle) => match self.state {
+                Ok(Some(event)) => self.handle_event(now, event),
+                Ok(None) => match self.state {
                     // str0m has nothing more to send: the goodbye is out.
                     State::Closing(reason) => {
                         self.state = State::Closed;
-                        return Poll::Output(Output::Closed(reason));
+                        return Some(Output::Closed(reason));
                     }
                     State::Live | State::Connecting if !self.peer.is_alive() => {
                         self.state = State::Closed;
-                        return Poll::Output(Output::Closed(CloseReason::Failed));
+                        return Some(Output::Closed(CloseReason::Failed));
                     }
-                    _ => return Poll::Idle,
+                    _ => return None,
                 },
                 Err(e) => {
                     self.fail(e);
-                    return self.pending.pop_front().map_or(Poll::Idle, Poll::Output);
+                    return self.pending.pop_front();
                 }
             }
         }
@@ -381,21 +375,19 @@ impl Session {
     fn handle_event(&mut self, now: Instant, event: RtcEvent) {
         match event {
             RtcEvent::RtpPacket(rtp) => self.handle_rtp(now, rtp),
-            RtcEvent::Connected => {
-                if self.state == State::Connecting {
-                    self.state = State::Live;
-                    self.last_authenticated = now;
-                    info!(
-                        session = %self.id,
-                        stream = %self.stream,
-                        role = self.role().name(),
-                        dtls = self.observed.version().map(field::debug),
-                        srtp = self.observed.profile().map(field::debug),
-                        after_ms = (now - self.created).as_millis() as u64,
-                        "DTLS connected"
-                    );
-                    self.pending.push_back(Output::Connected);
-                }
+            RtcEvent::Connected if self.state == State::Connecting => {
+                self.state = State::Live;
+                self.last_authenticated = now;
+                info!(
+                    session = %self.id,
+                    stream = %self.stream,
+                    role = self.role().name(),
+                    dtls = self.observed.version().map(field::debug),
+                    srtp = self.observed.profile().map(field::debug),
+                    after_ms = (now - self.created).as_millis() as u64,
+                    "DTLS connected"
+                );
+                self.pending.push_back(Output::Connected);
             }
             RtcEvent::IceConnectionStateChange(state) => {
                 // Advisory: after 15 s without a check str0m says Disconnected; media may still flow.
@@ -413,10 +405,8 @@ impl Session {
                     self.pending.push_back(Output::KeyframeRequested);
                 }
             }
-            RtcEvent::Closed => {
-                if !matches!(self.state, State::Closing(_) | State::Closed) {
-                    self.state = State::Closing(CloseReason::ClosedByPeer);
-                }
+            RtcEvent::Closed if !matches!(self.state, State::Closing(_) | State::Closed) => {
+                self.state = State::Closing(CloseReason::ClosedByPeer);
             }
             _ => {}
         }
@@ -443,7 +433,7 @@ impl Session {
                     );
                     self.pending.push_back(Output::TrackStarted(track));
                 }
-                self.pending.push_back(Output::Media(packet));
+                self.pending.push_back(Output::Media(Arc::new(packet)));
             }
             Ok(None) => {}
             Err(e) => self.fail(e),

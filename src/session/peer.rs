@@ -21,13 +21,6 @@ pub(super) struct Peer {
     dirty: bool,
 }
 
-/// What one poll gave.
-pub(super) enum Polled {
-    Event(Event),
-    /// Nothing until the next input or [`Peer::deadline`].
-    Idle,
-}
-
 /// str0m refused to go on, or panicked. The session must end; others are untouched.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
@@ -74,9 +67,9 @@ impl Peer {
         catch_unwind(AssertUnwindSafe(|| f(&mut self.rtc))).unwrap_or(Err(PeerError::Panicked))
     }
 
-    /// Datagrams go into `out`, which grows beyond a full batch by what one session has to say at a time; everything else
-    /// is returned.
-    pub fn poll(&mut self, out: &mut SendBatch) -> Result<Polled, PeerError> {
+    /// Datagrams go into `out`, which grows beyond a full batch by what one session has to say at a time; events are
+    /// returned one at a time; `None` until the next input or [`Peer::deadline`].
+    pub fn poll(&mut self, out: &mut SendBatch) -> Result<Option<Event>, PeerError> {
         while self.dirty {
             let output = catch_unwind(AssertUnwindSafe(|| self.rtc.poll_output()));
             match output.map_err(|_| PeerError::Panicked)?? {
@@ -90,10 +83,10 @@ impl Peer {
                         out.push(SocketId(socket as u8), t.destination, &t.contents, None);
                     }
                 }
-                Output::Event(event) => return Ok(Polled::Event(event)),
+                Output::Event(event) => return Ok(Some(event)),
             }
         }
-        Ok(Polled::Idle)
+        Ok(None)
     }
 
     pub fn deadline(&self) -> Instant {

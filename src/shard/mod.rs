@@ -24,7 +24,7 @@ use crate::forward::keyframes::KeyframeRequests;
 use crate::id::{Generation, SessionId, ShardId, StreamId};
 use crate::limits;
 use crate::metrics::{Counters, DropReason, ShardFigures};
-use crate::session::{CloseReason, Forwarded, Output, Poll, Role, Session, TrackStarted};
+use crate::session::{CloseReason, Forwarded, Output, Role, Session, TrackStarted};
 use crate::units::Instant;
 use crate::wire::classify::Kind;
 use crate::wire::packet::MediaPacket;
@@ -374,16 +374,16 @@ impl Shard {
         loop {
             let Some(entry) = self.sessions.get_mut(key) else { return };
             match entry.session.poll_output(now, out) {
-                Poll::Idle => break,
-                Poll::Output(Output::Media(packet)) => self.handle_media(now, key, packet, out),
-                Poll::Output(Output::TrackStarted(track)) => self.handle_track(now, key, track),
-                Poll::Output(Output::Connected) => self.handle_connected(now, key, out),
-                Poll::Output(Output::KeyframeRequested) => {
+                None => break,
+                Some(Output::Media(packet)) => self.handle_media(now, key, &packet),
+                Some(Output::TrackStarted(track)) => self.handle_track(now, key, track),
+                Some(Output::Connected) => self.handle_connected(now, key, out),
+                Some(Output::KeyframeRequested) => {
                     let stream = entry.session.stream;
                     self.counters.keyframe_requests_received += 1;
                     self.request_keyframe(now, stream, out);
                 }
-                Poll::Output(Output::Closed(reason)) => return self.remove(key, reason),
+                Some(Output::Closed(reason)) => return self.remove(key, reason),
             }
         }
         let entry = &mut self.sessions[key];
@@ -430,7 +430,7 @@ impl Shard {
     }
 
     /// A publisher's packet: once to each shard that has viewers of its kind.
-    fn handle_media(&mut self, now: Instant, key: usize, packet: MediaPacket, _out: &mut SendBatch) {
+    fn handle_media(&mut self, now: Instant, key: usize, packet: &Arc<MediaPacket>) {
         self.counters.media_received += 1;
         self.counters.media_received_bytes += packet.payload.len() as u64;
         if !self.is_active(now, key, packet.generation) {
@@ -450,12 +450,8 @@ impl Shard {
         }
         let mut interest = entry.slot.stream.interest(packet.kind);
         let mine = 1u64 << self.id.index();
-        if interest == mine {
-            return self.forward_here(now, &packet);
-        }
-        let packet = Arc::new(packet);
         if interest & mine != 0 {
-            self.forward_here(now, &packet);
+            self.forward_here(now, packet);
             interest &= !mine;
         }
         while interest != 0 {
