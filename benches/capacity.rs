@@ -10,6 +10,8 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::server::Server;
@@ -37,10 +39,13 @@ fn main() {
 
 fn measure(io: &str, shards: &str, viewers: usize, time: Duration) {
     let server = Server::start(&["--io", io, "--shards", shards, "--log", "warn"]);
-    let mut swarm = Swarm::new(viewers + 1);
-    let source = Source { packets_per_frame: 9, bytes_per_packet: 1150, ..Source::default() };
-    let publisher = swarm.publish(&format!("{}/whip/a", server.url), source).member;
-    assert!(swarm.run_until(PATIENCE, |s| s.client(publisher).video_packets_sent() > 100));
+    let publishing = Arc::new(AtomicBool::new(true));
+    let publisher = std::thread::spawn({
+        let (url, publishing) = (format!("{}/whip/a", server.url), publishing.clone());
+        move || publish(&url, &publishing)
+    });
+    server.wait_for_metric("manycast_media_received_total", "", |packets| packets > 100.0);
+    let mut swarm = Swarm::new(viewers);
     let memory = resident_kb(server.pid());
     let members: Vec<_> = (0..viewers)
         .map(|_| {
@@ -80,12 +85,23 @@ fn measure(io: &str, shards: &str, viewers: usize, time: Duration) {
         cpu.as_secs_f64() / elapsed.as_secs_f64() * 100.0,
         memory / viewers as u64,
     );
+    publishing.store(false, Ordering::Relaxed);
+    publisher.join().expect("the publisher");
     assert_eq!(missing, 0, "packets were lost");
 }
 
 /// Reports come once a second: the same half second of error at both ends.
 fn copies(server: &Server) -> f64 {
     server.metric("manycast_media_forwarded_total", "")
+}
+
+/// A thread of its own: busy viewers must not hold the stream up.
+fn publish(url: &str, go_on: &AtomicBool) {
+    let mut swarm = Swarm::new(1);
+    swarm.publish(url, Source { packets_per_frame: 9, bytes_per_packet: 1150, ..Source::default() });
+    while go_on.load(Ordering::Relaxed) {
+        swarm.run_for(Duration::from_millis(100));
+    }
 }
 
 fn copies_since(server: &Server, before: f64) -> f64 {

@@ -14,6 +14,9 @@ use str0m::config::CryptoProvider;
 
 use super::server::agent;
 
+/// Half a second of 2.5 Mbit/s, in the kernel's own count: 2304 bytes for a datagram of 1200.
+const RECEIVE_BUFFER_BYTES: usize = 512 * 1024;
+
 /// One client's place in its swarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member(pub usize);
@@ -52,6 +55,8 @@ impl Swarm {
             .map(|_| {
                 let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
                 socket.set_nonblocking(true).expect("a socket");
+                // The clients share one thread: it may be away for some time.
+                socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER_BYTES).expect("a buffer");
                 socket
             })
             .collect();
