@@ -1,4 +1,5 @@
 //! What HTTP itself can do wrong: sizes, deadlines, too many at once. A healthy client is served meanwhile.
+#![expect(clippy::disallowed_methods, reason = "these tests are about deadlines of real time")]
 
 use std::io::Write;
 use std::time::{Duration, Instant};
