@@ -99,7 +99,7 @@ pub async fn serve(
     });
     let accepting = tokio::spawn(accept(listener, front.clone(), closed));
 
-    let mut back = Back { sink, waiting: HashMap::new(), backlog: VecDeque::new() };
+    let mut back = Back { sink, waiting: HashMap::new(), backlog: VecDeque::new(), stopping: false };
     let mut stop = pin!(stop);
     let mut deadline = None;
     let mut last_request = 0u64;
@@ -126,6 +126,7 @@ pub async fn serve(
             () = &mut stop, if deadline.is_none() => {
                 let now = self::now(epoch);
                 deadline = Some(now + STOP_TIMEOUT);
+                back.stopping = true;
                 controller.stop(now);
             }
         }
@@ -158,6 +159,8 @@ struct Back<S> {
     /// Commands that found their queue full. As long as there are any, no session is opened, so they are bounded by
     /// what the open ones need.
     backlog: VecDeque<(ShardId, Command)>,
+    /// From here on a shard that takes no commands has just said goodbye.
+    stopping: bool,
 }
 
 impl<S: CommandSink> Back<S> {
@@ -188,7 +191,7 @@ impl<S: CommandSink> Back<S> {
         let behind = self.backlog.iter().any(|(s, _)| *s == shard);
         let refused = if behind { Some(command) } else { self.sink.send(shard, command).err() };
         if let Some(command) = refused {
-            if self.backlog.is_empty() {
+            if self.backlog.is_empty() && !self.stopping {
                 error!(%shard, "a shard does not take commands");
             }
             self.backlog.push_back((shard, command));
