@@ -16,7 +16,7 @@ export class SignalError extends Error {
 }
 
 /** Offers `pc` at `url`. Resolves, with the answer set, to the session's resource. */
-export async function negotiate(pc, url, { token, signal, munge = (sdp) => sdp }) {
+export async function negotiate(pc, url, { token, signal, munge = (sdp) => sdp, mungeAnswer = (sdp) => sdp }) {
   const offer = await pc.createOffer();
   await pc.setLocalDescription({ type: "offer", sdp: munge(offer.sdp) });
   await gathered(pc);
@@ -27,7 +27,7 @@ export async function negotiate(pc, url, { token, signal, munge = (sdp) => sdp }
   const sdp = await response.text();
   try {
     signal.throwIfAborted();
-    await pc.setRemoteDescription({ type: "answer", sdp });
+    await pc.setRemoteDescription({ type: "answer", sdp: mungeAnswer(sdp) });
   } catch (error) {
     // The server has a session by now that nobody will use.
     resource.delete();

@@ -198,7 +198,7 @@ const sum = (list, key) => list.reduce((total, item) => total + (item[key] ?? 0)
 const milliseconds = (seconds) => (seconds === undefined ? null : seconds * 1000);
 const number = (value, digits, unit = "") =>
   value === null || value === undefined ? dash : `${value.toFixed(digits)}${unit}`;
-const codecLabel = (name) => (name.toLowerCase() === "opus" ? "Opus" : name);
+export const codecLabel = (name) => (name.toLowerCase() === "opus" ? "Opus" : name);
 
 function handshake({ tlsVersion, dtlsCipher }) {
   const version = DTLS_VERSIONS[tlsVersion] ?? tlsVersion;

@@ -1,7 +1,7 @@
 // The list of what is live, from GET /api/streams.
 
 import { $ } from "./dom.js";
-import { bitrate } from "./stats.js";
+import { bitrate, codecLabel } from "./stats.js";
 
 const REFRESH_MS = 2000;
 
@@ -85,7 +85,7 @@ export class StreamList {
     const about = [
       [...tracks]
         .sort((a, b) => b.kind.localeCompare(a.kind))
-        .map(({ codec }) => codec)
+        .map(({ codec }) => codecLabel(codec))
         .join(" + "),
       total ? bitrate(total) : "",
     ]

@@ -40,7 +40,9 @@ export class WatchPanel {
     $("watch-mute").addEventListener("click", () => this.setMuted(true));
     $("watch-fullscreen").addEventListener("click", () => this.toggleFullscreen());
     $("watch-stage").addEventListener("dblclick", () => this.toggleFullscreen());
-    this.video.addEventListener("playing", () => this.showLive());
+    // Sound alone also plays; the first picture is what "live" promises. Without pictures, notice() finds out.
+    for (const event of ["playing", "resize"])
+      this.video.addEventListener(event, () => this.video.videoWidth > 0 && this.showLive());
     this.video.addEventListener("volumechange", () => this.showSound());
     this.showAddresses();
   }
