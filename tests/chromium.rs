@@ -1,5 +1,7 @@
 //! Real browsers against a real server: the demo page is used by its own buttons, in Debian's headless Chromium.
 
+#![expect(clippy::disallowed_methods, reason = "real browsers live in real time")]
+
 mod common;
 
 #[path = "common/browser.rs"]
