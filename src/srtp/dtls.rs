@@ -9,12 +9,15 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use str0m_proto::crypto::dtls::{DtlsCert, DtlsImplError, DtlsInstance, DtlsOutput, DtlsProvider};
 pub use str0m_proto::crypto::dtls::{ProtocolVersion, SrtpProfile};
 use str0m_proto::crypto::{CryptoError, CryptoProvider, DtlsVersion};
+use zeroize::Zeroizing;
+
+use super::keys::{KeyError, MasterKeys};
 
 /// Datagrams of a handshake are at most this long: str0m's own target for all that it sends. It cannot differ between
 /// sessions, since they share one configuration.
@@ -95,8 +98,20 @@ pub fn simulated_crypto_provider() -> Arc<CryptoProvider> {
 /// it stays empty.
 pub fn observe<T>(build: impl FnOnce() -> T) -> (T, Observed) {
     let observed = Observed::default();
-    let _restore = Restore(BUILDING.replace(Some(observed.clone())));
-    (build(), observed)
+    (watch(Watch { observed: observed.clone(), keys: None }, build), observed)
+}
+
+/// [`observe`], for a session that encrypts its own media: a copy of the keying material lands in the slot.
+pub fn capture<T>(build: impl FnOnce() -> T) -> (T, Observed, KeySlot) {
+    let observed = Observed::default();
+    let slot = KeySlot(Arc::default());
+    let keys = Some(Arc::clone(&slot.0));
+    (watch(Watch { observed: observed.clone(), keys }, build), observed, slot)
+}
+
+fn watch<T>(watch: Watch, build: impl FnOnce() -> T) -> T {
+    let _restore = Restore(BUILDING.replace(Some(watch)));
+    build()
 }
 
 /// What one session's handshake led to; empty until then. Cheap to clone, to read and to send to another thread.
@@ -120,12 +135,77 @@ impl Observed {
     }
 }
 
+/// Where one session's keying material lands when its handshake is done.
+///
+/// str0m learns the same keys and would use them too: whoever takes them here sends all RTP and RTCP of the session,
+/// and drops what str0m still wants to send, or two writers seal under one index.
+#[derive(Debug)]
+pub struct KeySlot(Arc<Mutex<Option<CapturedKeys>>>);
+
+impl KeySlot {
+    /// The keys, once. str0m may tell that it is connected before DTLS hands them out, so this is asked after each
+    /// draining of `poll_output` until it has answered.
+    ///
+    /// They may be used only when `Rtc::is_connected()`, which is when the certificate's fingerprint has been compared
+    /// with the one in the peer's SDP. That is for the session to check: nothing here knows.
+    pub fn take_keys(&self) -> Option<CapturedKeys> {
+        lock(&self.0).take()
+    }
+}
+
+/// What DTLS exported for SRTP (RFC 5764 §4.2). Wiped on drop, never printed.
+pub struct CapturedKeys {
+    profile: SrtpProfile,
+    material: Zeroizing<Box<[u8]>>,
+    active: bool,
+}
+
+impl CapturedKeys {
+    pub fn profile(&self) -> SrtpProfile {
+        self.profile
+    }
+
+    /// We were the DTLS client.
+    pub fn active(&self) -> bool {
+        self.active
+    }
+
+    /// # Errors
+    ///
+    /// When the profile is one that we cannot seal.
+    pub fn master_keys(&self) -> Result<MasterKeys<'_>, KeyError> {
+        MasterKeys::split(&self.material, self.profile, self.active)
+    }
+}
+
+/// Never the key.
+impl fmt::Debug for CapturedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CapturedKeys")
+            .field("profile", &self.profile)
+            .field("active", &self.active)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The lock is for str0m, which wants its DTLS to be `Sync`; no two threads ever meet here.
+fn lock(keys: &Mutex<Option<CapturedKeys>>) -> std::sync::MutexGuard<'_, Option<CapturedKeys>> {
+    keys.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 thread_local! {
-    static BUILDING: RefCell<Option<Observed>> = const { RefCell::new(None) };
+    static BUILDING: RefCell<Option<Watch>> = const { RefCell::new(None) };
+}
+
+/// What a DTLS instance tells its session.
+struct Watch {
+    observed: Observed,
+    /// `None` when the session leaves its keys to str0m.
+    keys: Option<Arc<Mutex<Option<CapturedKeys>>>>,
 }
 
 /// Puts back what an outer `observe` had set, also when `build` panics: a later session must not find this handle.
-struct Restore(Option<Observed>);
+struct Restore(Option<Watch>);
 
 impl Drop for Restore {
     fn drop(&mut self) {
@@ -172,8 +252,8 @@ impl DtlsProvider for SharedConfigDtls {
             DtlsVersion::Auto => dimpl::Dtls::new_auto(config, cert, now),
             other => return Err(CryptoError::Other(format!("unknown DTLS version {other}"))),
         };
-        let observed = BUILDING.take();
-        Ok(Box::new(ObservedDtls { dtls, observed }))
+        let watch = BUILDING.take();
+        Ok(Box::new(ObservedDtls { dtls, watch }))
     }
 }
 
@@ -198,10 +278,10 @@ impl SharedConfigDtls {
     }
 }
 
-/// A dimpl endpoint that tells its handle when keying material passes by. The key bytes go on to str0m unseen.
+/// A dimpl endpoint that tells its handles when keying material passes by, on its way to str0m.
 struct ObservedDtls {
     dtls: dimpl::Dtls,
-    observed: Option<Observed>,
+    watch: Option<Watch>,
 }
 
 impl fmt::Debug for ObservedDtls {
@@ -213,12 +293,16 @@ impl fmt::Debug for ObservedDtls {
 impl DtlsInstance for ObservedDtls {
     fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> DtlsOutput<'a> {
         let output = self.dtls.poll_output(buf);
-        if let DtlsOutput::KeyingMaterial(_, profile) = &output
-            && let Some(observed) = &self.observed
+        if let DtlsOutput::KeyingMaterial(material, profile) = &output
+            && let Some(watch) = &mut self.watch
         {
             let version = self.dtls.protocol_version();
             // One handshake a session: were there a second, the first stays.
-            let _ = observed.0.set(Negotiated { version, profile: *profile });
+            let _ = watch.observed.0.set(Negotiated { version, profile: *profile });
+            if let Some(slot) = watch.keys.take() {
+                let material = Zeroizing::new(Box::from(&material[..]));
+                *lock(&slot) = Some(CapturedKeys { profile: *profile, material, active: self.dtls.is_active() });
+            }
         }
         output
     }
