@@ -39,7 +39,9 @@ pub struct RecvBatch {
 /// Messages to send, in one arena that is reused from flush to flush.
 #[derive(Debug)]
 pub struct SendBatch {
+    /// Initialised once; `used` bytes of it are messages.
     arena: Vec<u8>,
+    used: usize,
     entries: Vec<Entry>,
 }
 
@@ -74,7 +76,9 @@ impl RecvBatch {
 
     /// Copies one received message in; `segment` is the UDP GRO size when it holds several datagrams.
     pub fn push(&mut self, socket: SocketId, remote: SocketAddr, data: &[u8], segment: Option<u16>) {
-        self.entries.push(entry(&self.arena, socket, remote, data, segment));
+        // Batches are bounded far below 4 GiB by `limits`.
+        let (start, len) = (self.arena.len() as u32, data.len() as u32);
+        self.entries.push(Entry { socket, remote, start, len, segment });
         self.arena.extend_from_slice(data);
     }
 
@@ -103,19 +107,20 @@ impl Default for RecvBatch {
 impl SendBatch {
     pub fn new() -> SendBatch {
         SendBatch {
-            arena: Vec::with_capacity(limits::SEND_BATCH_BYTES + limits::DATAGRAM_BYTES_MAX),
+            arena: vec![0; limits::SEND_BATCH_BYTES + limits::DATAGRAM_BYTES_MAX],
+            used: 0,
             entries: Vec::with_capacity(limits::SEND_BATCH_MESSAGES),
         }
     }
 
     pub fn clear(&mut self) {
-        self.arena.clear();
+        self.used = 0;
         self.entries.clear();
     }
 
     /// True when it is time to flush: 64 messages, or as many bytes as stay in the L2 cache.
     pub fn is_full(&self) -> bool {
-        self.entries.len() >= limits::SEND_BATCH_MESSAGES || self.arena.len() >= limits::SEND_BATCH_BYTES
+        self.entries.len() >= limits::SEND_BATCH_MESSAGES || self.used >= limits::SEND_BATCH_BYTES
     }
 
     pub fn is_empty(&self) -> bool {
@@ -128,8 +133,25 @@ impl SendBatch {
 
     /// Copies one message in. `segment` as in [`Outgoing`].
     pub fn push(&mut self, socket: SocketId, remote: SocketAddr, data: &[u8], segment: Option<u16>) {
-        self.entries.push(entry(&self.arena, socket, remote, data, segment));
-        self.arena.extend_from_slice(data);
+        self.room(data.len())[..data.len()].copy_from_slice(data);
+        self.commit(socket, remote, data.len(), segment);
+    }
+
+    /// Memory for a message of at most `bytes`, to be written in place and then [committed](Self::commit). Its content is
+    /// what a former message left there.
+    pub fn room(&mut self, bytes: usize) -> &mut [u8] {
+        let end = self.used + bytes;
+        if self.arena.len() < end {
+            self.arena.resize(end, 0);
+        }
+        &mut self.arena[self.used..end]
+    }
+
+    /// Makes the first `bytes` of what [`Self::room`] gave a message.
+    pub fn commit(&mut self, socket: SocketId, remote: SocketAddr, bytes: usize, segment: Option<u16>) {
+        // Batches are bounded far below 4 GiB by `limits`.
+        self.entries.push(Entry { socket, remote, start: self.used as u32, len: bytes as u32, segment });
+        self.used += bytes;
     }
 
     pub fn get(&self, index: usize) -> Outgoing<'_> {
@@ -147,11 +169,6 @@ impl Default for SendBatch {
     fn default() -> Self {
         SendBatch::new()
     }
-}
-
-fn entry(arena: &[u8], socket: SocketId, remote: SocketAddr, data: &[u8], segment: Option<u16>) -> Entry {
-    // Batches are bounded far below 4 GiB by `limits`.
-    Entry { socket, remote, start: arena.len() as u32, len: data.len() as u32, segment }
 }
 
 #[cfg(test)]

@@ -89,3 +89,10 @@ pub const TOMBSTONES_MAX: usize = 10_000;
 /// Events of shards that wait for control: a few per session that comes or goes. When it is full a shard keeps the rest
 /// and offers them again; nothing is lost.
 pub const EVENT_QUEUE: usize = 4096;
+
+/// Packets of a track that are kept for NACKs: 1 s of 10 Mbit/s. A power of two.
+pub const STORE_PACKETS: usize = 1024;
+
+/// Packets of a track that wait for their turn on one shard: a keyframe of 2 MB. Filling this means that the shard cannot
+/// send what it is given; what does not fit is counted, and answered from the store when viewers NACK it.
+pub const TRACK_QUEUE_PACKETS: usize = 2048;

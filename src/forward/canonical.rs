@@ -4,6 +4,7 @@
 //! Each shard keeps its own (not the publisher's shard): a stream's publishers may live on different shards, and
 //! their numbering then needs no hand-over. A viewer never changes its shard, so it sees only one of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use str0m::media::MediaKind;
@@ -38,7 +39,7 @@ struct Source {
 struct Newest {
     seq: u64,
     timestamp: u32,
-    arrival: Instant,
+    captured: Instant,
     picture_id: Option<PictureId>,
     tl0_pic_idx: Option<u8>,
 }
@@ -59,7 +60,7 @@ impl Canonical {
     ///
     /// # Errors
     /// [`Refused`]: the packet goes to nobody.
-    pub fn place<'a>(&mut self, packet: &'a MediaPacket) -> Result<CanonicalPacket<'a>, Refused> {
+    pub fn place(&mut self, packet: &Arc<MediaPacket>) -> Result<CanonicalPacket, Refused> {
         let source = match self.source {
             Some(source) if source.is(packet) => source,
             Some(source) if packet.generation < source.generation => return Err(Refused::Stale),
@@ -83,16 +84,16 @@ impl Canonical {
             return Err(Refused::Padding);
         }
         let canonical = CanonicalPacket {
-            packet,
+            packet: packet.clone(),
             seq,
             timestamp: packet.timestamp.wrapping_add(source.timestamp_offset),
-            vp8_patch: packet.vp8.and_then(|v| v.patch(source.picture_id_offset, source.tl0_pic_idx_offset)),
+            vp8: packet.vp8.and_then(|v| v.rewrite(source.picture_id_offset, source.tl0_pic_idx_offset)),
         };
         if self.newest.is_none_or(|n| seq >= n.seq) {
             self.newest = Some(Newest {
                 seq,
                 timestamp: canonical.timestamp,
-                arrival: packet.arrival,
+                captured: packet.captured,
                 picture_id: packet.vp8.and_then(|v| v.picture_id).map(|p| p.plus(source.picture_id_offset)),
                 tl0_pic_idx: packet.vp8.and_then(|v| v.tl0_pic_idx).map(|t| t.wrapping_add(source.tl0_pic_idx_offset)),
             });
@@ -113,7 +114,7 @@ impl Canonical {
         };
         if let Some(newest) = self.newest {
             source.seq_offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
-            let elapsed = packet.arrival.since(newest.arrival);
+            let elapsed = packet.captured.since(newest.captured);
             let timestamp = newest.timestamp.wrapping_add(ticks(packet.kind, elapsed));
             source.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
             if let Some(vp8) = packet.vp8 {
@@ -148,20 +149,25 @@ fn ticks(kind: MediaKind, elapsed: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use str0m::rtp::ExtensionValues;
-
     use super::*;
     use crate::id::StreamId;
     use crate::wire::codec::Format;
+    use crate::wire::packet::EndToEnd;
     use crate::wire::vp8::Vp8Header;
 
     /// A VP8 packet with a 15-bit picture id.
-    fn vp8(generation: u64, seq: u64, timestamp: u32, at_ms: u64, picture_id: u16, tl0: u8, key: bool) -> MediaPacket {
+    fn vp8(
+        generation: u64,
+        seq: u64,
+        timestamp: u32,
+        at_ms: u64,
+        picture_id: u16,
+        tl0: u8,
+        key: bool,
+    ) -> Arc<MediaPacket> {
         let id = picture_id.to_be_bytes();
         let payload = vec![0x90, 0xe0, 0x80 | id[0], id[1], tl0, 0, u8::from(!key), 0x9d, 0x01, 0x2a];
-        MediaPacket {
+        Arc::new(MediaPacket {
             stream: StreamId(1),
             kind: MediaKind::Video,
             generation: Generation(generation),
@@ -172,10 +178,11 @@ mod tests {
             marker: false,
             starts_keyframe: key,
             vp8: Vp8Header::parse(&payload),
-            extensions: ExtensionValues::default(),
+            extensions: EndToEnd::default(),
             arrival: Instant::from_nanos(at_ms * 1_000_000),
+            captured: Instant::from_nanos(at_ms * 1_000_000),
             payload: Arc::from(payload),
-        }
+        })
     }
 
     #[test]
@@ -186,20 +193,18 @@ mod tests {
             let packet = vp8(1, seq, ts, at, pid, pid as u8, seq == 65_534);
             let placed = canonical.place(&packet).expect("in order");
             assert_eq!((placed.seq, placed.timestamp), (seq, ts));
-            assert!(placed.vp8_patch.is_none(), "the first publisher's numbers are not touched");
+            assert!(placed.vp8.is_none(), "the first publisher's numbers are not touched");
         }
         // The second one has other bases, and comes 934 ms later.
         let packet = vp8(2, 7, 1_000_000, 1000, 500, 9, true);
         let placed = canonical.place(&packet).expect("a keyframe");
         assert_eq!(placed.seq, 65_537);
         assert_eq!(placed.timestamp, 3000 + 934 * 90);
-        let descriptor = vp8(0, 0, 0, 0, 1, 1, true);
-        let same = descriptor.vp8.and_then(|v| v.patch(0, 0));
-        assert!(placed.vp8_patch.is_some() && same.is_none());
+        assert_eq!(placed.vp8, packet.vp8.and_then(|v| v.rewrite(1u16.wrapping_sub(500), 1u8.wrapping_sub(9))));
         let packet = vp8(2, 8, 1_003_000, 1033, 501, 10, false);
         let placed = canonical.place(&packet).expect("the next one");
         assert_eq!((placed.seq, placed.timestamp), (65_538, 3000 + 934 * 90 + 3000));
-        assert_eq!(placed.vp8_patch, packet.vp8.and_then(|v| v.patch(1u16.wrapping_sub(500), 1u8.wrapping_sub(9))));
+        assert_eq!(placed.vp8, packet.vp8.and_then(|v| v.rewrite(1u16.wrapping_sub(500), 1u8.wrapping_sub(9))));
     }
 
     #[test]
@@ -227,8 +232,9 @@ mod tests {
     #[test]
     fn padding_leaves_no_gap() {
         let mut canonical = Canonical::default();
-        let mut padding = vp8(1, 11, 0, 0, 1, 1, false);
+        let mut padding = Arc::into_inner(vp8(1, 11, 0, 0, 1, 1, false)).expect("the only one");
         padding.payload = Arc::from([]);
+        let padding = Arc::new(padding);
         canonical.place(&vp8(1, 10, 0, 0, 1, 1, true)).expect("first");
         assert_eq!(canonical.place(&padding).unwrap_err(), Refused::Padding);
         assert_eq!(canonical.place(&vp8(1, 12, 0, 0, 1, 1, false)).expect("next").seq, 11);

@@ -1,25 +1,43 @@
-//! Which of this shard's viewers get a stream's packets.
+//! Which of this shard's viewers get a stream's packets, and in which order the copies leave.
+//!
+//! Packets of a track that are at hand together become one job. A job goes through its runs (what leaves as one
+//! message) and for each run through the viewers, so that a large keyframe reaches all viewers side by side. Audio goes
+//! before all video; tracks of different streams take turns.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use str0m::media::MediaKind;
 
+use super::burst::{self, Segmenting};
 use super::canonical::{Canonical, Refused};
+use super::store::Store;
 use super::table::Stream;
 use crate::id::{ShardId, StreamId};
+use crate::limits;
 use crate::units::Instant;
-use crate::wire::packet::{CanonicalPacket, MediaPacket};
+use crate::wire::packet::{CanonicalPacket, MediaPacket, Run};
 
 /// A viewer that waits is asked for again after so long, should the first request have been lost between shards.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Streams that this shard's viewers watch. `K` names a viewer's session.
+/// Messages of one track before another one's turn: one flush.
+const QUANTA_PER_TURN: usize = limits::SEND_BATCH_MESSAGES;
+
+/// Streams that this shard's viewers watch. `K` names a viewer.
 #[derive(Debug)]
 pub struct Fanout<K> {
     shard: ShardId,
+    segmenting: Segmenting,
     streams: FxHashMap<StreamId, LocalStream<K>>,
+    /// Streams with packets to send: audio, video.
+    ready: [VecDeque<StreamId>; 2],
+    /// What is left of the front video track's turn.
+    quanta_left: usize,
+    /// When the packets of finished jobs had been received.
+    finished: Vec<Instant>,
 }
 
 #[derive(Debug)]
@@ -34,54 +52,224 @@ struct LocalStream<K> {
 #[derive(Debug)]
 struct Track<K> {
     canonical: Canonical,
-    viewers: Vec<K>,
+    store: Store,
+    /// A viewer keeps its place while it stays, so that a job under way skips nobody.
+    viewers: Vec<Option<K>>,
+    free: Vec<usize>,
+    /// Packets for the next job.
+    gathered: Vec<CanonicalPacket>,
+    job: Option<Job>,
+    /// Memory of the last job.
+    spare: Option<Job>,
 }
 
-/// Where one packet goes.
-pub struct Routed<'a, K> {
-    pub canonical: CanonicalPacket<'a>,
-    pub viewers: &'a [K],
+#[derive(Debug, Default)]
+struct Job {
+    packets: Vec<CanonicalPacket>,
+    runs: Vec<Run>,
+    run: usize,
+    /// Whose turn it is.
+    viewer: usize,
+}
+
+/// One message to be written: these packets for this viewer.
+#[derive(Clone, Copy, Debug)]
+pub struct Quantum<'a, K> {
+    pub viewer: K,
+    pub kind: MediaKind,
+    /// The whole job's; `run` says which.
+    pub packets: &'a [CanonicalPacket],
+    pub run: &'a Run,
+}
+
+/// What became of a packet that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It waits for its turn.
+    Queued,
+    /// Nobody here watches.
+    Unwatched,
+    Refused(Refused),
+    /// The track's queue is full: viewers get it when they NACK it.
+    Full,
+}
+
+impl<K> Track<K> {
+    fn new() -> Track<K> {
+        Track {
+            canonical: Canonical::default(),
+            store: Store::default(),
+            viewers: Vec::new(),
+            free: Vec::new(),
+            gathered: Vec::new(),
+            job: None,
+            spare: None,
+        }
+    }
+
+    fn watched(&self) -> bool {
+        self.viewers.len() > self.free.len()
+    }
+
+    /// Makes a job of what was gathered; false when there is nothing.
+    fn start(&mut self, segmenting: Segmenting) -> bool {
+        if self.gathered.is_empty() {
+            return false;
+        }
+        let mut job = self.spare.take().unwrap_or_default();
+        std::mem::swap(&mut job.packets, &mut self.gathered);
+        burst::plan(&job.packets, segmenting, &mut job.runs);
+        self.job = Some(job);
+        true
+    }
+}
+
+impl Job {
+    /// The next place that has a viewer, of the run that is under way; `None` when the job is done.
+    fn advance<K: Copy>(&mut self, viewers: &[Option<K>]) -> Option<(usize, K)> {
+        while self.run < self.runs.len() {
+            while self.viewer < viewers.len() {
+                self.viewer += 1;
+                if let Some(viewer) = viewers[self.viewer - 1] {
+                    return Some((self.run, viewer));
+                }
+            }
+            self.viewer = 0;
+            self.run += 1;
+        }
+        None
+    }
+
+    fn clear(&mut self) {
+        self.packets.clear();
+        self.runs.clear();
+        self.run = 0;
+        self.viewer = 0;
+    }
 }
 
 impl<K: Copy + PartialEq> Fanout<K> {
-    pub fn new(shard: ShardId) -> Fanout<K> {
-        Fanout { shard, streams: FxHashMap::default() }
+    pub fn new(shard: ShardId, segmenting: Segmenting) -> Fanout<K> {
+        Fanout {
+            shard,
+            segmenting,
+            streams: FxHashMap::default(),
+            ready: [VecDeque::new(), VecDeque::new()],
+            quanta_left: QUANTA_PER_TURN,
+            finished: Vec::new(),
+        }
     }
 
     /// From now on `viewer` gets the stream's packets of this kind.
     pub fn join(&mut self, stream: &Arc<Stream>, kind: MediaKind, viewer: K) {
         let local = self.streams.entry(stream.id).or_insert_with(|| LocalStream {
             stream: stream.clone(),
-            tracks: std::array::from_fn(|_| Track { canonical: Canonical::default(), viewers: Vec::new() }),
+            tracks: [Track::new(), Track::new()],
             asked: None,
         });
         let track = &mut local.tracks[kind as usize];
-        if track.viewers.is_empty() {
+        if !track.watched() {
             stream.set_interest(kind, self.shard, true);
         }
-        track.viewers.push(viewer);
+        match track.free.pop() {
+            Some(place) => track.viewers[place] = Some(viewer),
+            None => track.viewers.push(Some(viewer)),
+        }
     }
 
     pub fn leave(&mut self, stream: StreamId, viewer: K) {
         let Some(local) = self.streams.get_mut(&stream) else { return };
         for kind in [MediaKind::Audio, MediaKind::Video] {
-            let viewers = &mut local.tracks[kind as usize].viewers;
-            let Some(at) = viewers.iter().position(|v| *v == viewer) else { continue };
-            viewers.swap_remove(at);
-            if viewers.is_empty() {
+            let track = &mut local.tracks[kind as usize];
+            let Some(place) = track.viewers.iter().position(|v| *v == Some(viewer)) else { continue };
+            track.viewers[place] = None;
+            track.free.push(place);
+            if !track.watched() {
                 local.stream.set_interest(kind, self.shard, false);
             }
         }
-        if local.tracks.iter().all(|t| t.viewers.is_empty()) {
+        if !local.tracks.iter().any(Track::watched) {
             self.streams.remove(&stream);
         }
     }
 
-    /// Gives the packet its number and says who gets it. `None`: nobody here watches.
-    pub fn route<'a>(&'a mut self, packet: &'a MediaPacket) -> Option<Result<Routed<'a, K>, Refused>> {
-        let local = self.streams.get_mut(&packet.stream)?;
+    /// Gives the packet its number and its place in the queue.
+    pub fn handle(&mut self, packet: &Arc<MediaPacket>) -> Taken {
+        let Some(local) = self.streams.get_mut(&packet.stream) else { return Taken::Unwatched };
         let track = &mut local.tracks[packet.kind as usize];
-        Some(track.canonical.place(packet).map(|canonical| Routed { canonical, viewers: &track.viewers }))
+        if !track.watched() {
+            return Taken::Unwatched;
+        }
+        let canonical = match track.canonical.place(packet) {
+            Ok(canonical) => canonical,
+            Err(refused) => return Taken::Refused(refused),
+        };
+        track.store.insert(canonical.clone());
+        if track.gathered.len() >= limits::TRACK_QUEUE_PACKETS {
+            return Taken::Full;
+        }
+        if track.gathered.is_empty() && track.job.is_none() {
+            self.ready[packet.kind as usize].push_back(packet.stream);
+        }
+        track.gathered.push(canonical);
+        Taken::Queued
+    }
+
+    /// The next message to write; `None` when every viewer has everything.
+    pub fn poll(&mut self) -> Option<Quantum<'_, K>> {
+        let (kind, stream, run, viewer) = self.next_quantum()?;
+        let job = self.streams.get(&stream)?.tracks[kind as usize].job.as_ref()?;
+        Some(Quantum { viewer, kind, packets: &job.packets, run: &job.runs[run] })
+    }
+
+    fn next_quantum(&mut self) -> Option<(MediaKind, StreamId, usize, K)> {
+        loop {
+            let kind =
+                [MediaKind::Audio, MediaKind::Video].into_iter().find(|k| !self.ready[*k as usize].is_empty())?;
+            let ready = &mut self.ready[kind as usize];
+            if kind == MediaKind::Video && self.quanta_left == 0 {
+                self.quanta_left = QUANTA_PER_TURN;
+                ready.rotate_left(1);
+            }
+            let stream = *ready.front()?;
+            let Some(local) = self.streams.get_mut(&stream) else {
+                // Its last viewer has left.
+                ready.pop_front();
+                continue;
+            };
+            let track = &mut local.tracks[kind as usize];
+            if track.job.is_none() && !track.start(self.segmenting) {
+                ready.pop_front();
+                continue;
+            }
+            let Some(job) = &mut track.job else { continue };
+            if let Some((run, viewer)) = job.advance(&track.viewers) {
+                if kind == MediaKind::Video {
+                    self.quanta_left -= 1;
+                }
+                return Some((kind, stream, run, viewer));
+            }
+            self.finished.extend(job.packets.iter().map(|p| p.packet.arrival));
+            if let Some(mut job) = track.job.take() {
+                job.clear();
+                track.spare = Some(job);
+            }
+        }
+    }
+
+    /// Whether anything waits to be sent.
+    pub fn is_idle(&self) -> bool {
+        self.ready.iter().all(VecDeque::is_empty)
+    }
+
+    /// Arrival times of packets whose last copy has been written since the last call.
+    pub fn finished(&mut self) -> std::vec::Drain<'_, Instant> {
+        self.finished.drain(..)
+    }
+
+    /// A packet of the track's recent past.
+    pub fn stored(&self, stream: StreamId, kind: MediaKind, seq: u64) -> Option<&CanonicalPacket> {
+        self.streams.get(&stream)?.tracks[kind as usize].store.get(seq)
     }
 
     /// A viewer needs a keyframe: returns whether to ask now, or whether it was asked for a moment ago.
@@ -103,28 +291,5 @@ impl<K: Copy + PartialEq> Fanout<K> {
 
     pub fn stream(&self, stream: StreamId) -> Option<&Arc<Stream>> {
         self.streams.get(&stream).map(|l| &l.stream)
-    }
-
-    pub fn viewers(&self, stream: StreamId) -> usize {
-        self.streams.get(&stream).map_or(0, |l| l.tracks.iter().map(|t| t.viewers.len()).max().unwrap_or(0))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn interest_follows_the_first_and_the_last_viewer() {
-        let stream = Arc::new(Stream::new(StreamId(1), "a"));
-        let mut fanout: Fanout<u32> = Fanout::new(ShardId(3));
-        fanout.join(&stream, MediaKind::Video, 1);
-        fanout.join(&stream, MediaKind::Video, 2);
-        assert_eq!((stream.interest(MediaKind::Video), stream.interest(MediaKind::Audio)), (8, 0));
-        fanout.leave(stream.id, 1);
-        assert_eq!(stream.interest(MediaKind::Video), 8);
-        fanout.leave(stream.id, 2);
-        assert_eq!(stream.interest(MediaKind::Video), 0);
-        assert_eq!(fanout.viewers(stream.id), 0);
     }
 }

@@ -1,6 +1,8 @@
 //! Who gets which packet, rewritten how.
 
+pub mod burst;
 pub mod canonical;
 pub mod fanout;
 pub mod keyframes;
+mod store;
 pub mod table;

@@ -52,10 +52,14 @@ pub enum DropReason {
     NoPayloadType,
     /// A copy from before its viewer's first packet.
     BeforeStart,
+    /// A track's queue is full; answered from the store when viewers NACK it.
+    TrackQueueFull,
+    /// SRTCP of a viewer that is replayed, forged or malformed.
+    RtcpDiscarded,
 }
 
 impl DropReason {
-    pub const ALL: [DropReason; 20] = [
+    pub const ALL: [DropReason; 22] = [
         DropReason::Unclassified,
         DropReason::Oversize,
         DropReason::StunMalformed,
@@ -76,6 +80,8 @@ impl DropReason {
         DropReason::Padding,
         DropReason::NoPayloadType,
         DropReason::BeforeStart,
+        DropReason::TrackQueueFull,
+        DropReason::RtcpDiscarded,
     ];
 
     /// The value of the label `reason`.
@@ -101,6 +107,8 @@ impl DropReason {
             DropReason::Padding => "padding",
             DropReason::NoPayloadType => "no_payload_type",
             DropReason::BeforeStart => "before_start",
+            DropReason::TrackQueueFull => "track_queue_full",
+            DropReason::RtcpDiscarded => "rtcp_discarded",
         }
     }
 }
@@ -112,6 +120,10 @@ pub struct Drops([u64; DropReason::ALL.len()]);
 impl Drops {
     pub fn count(&mut self, reason: DropReason) {
         self.0[reason as usize] += 1;
+    }
+
+    pub fn count_many(&mut self, reason: DropReason, times: u64) {
+        self.0[reason as usize] += times;
     }
 
     pub fn of(&self, reason: DropReason) -> u64 {
@@ -145,6 +157,11 @@ pub struct Counters {
     /// Copies given to viewers' sessions.
     pub media_forwarded: u64,
     pub media_forwarded_bytes: u64,
+    /// NACKed packets that were asked for and that were sent again.
+    pub nacks_received: u64,
+    pub packets_resent: u64,
+    /// RTP and RTCP that str0m wanted to send beside a viewer's own media plane. Stays 0.
+    pub str0m_media_suppressed: u64,
     /// Packets pushed to other shards.
     pub peer_packets_sent: u64,
     /// Viewers' PLI and FIR, and joins.

@@ -59,6 +59,13 @@ impl Clock {
         Instant::ZERO + self.0.elapsed()
     }
 
+    /// The wall clock when this one started.
+    #[expect(clippy::disallowed_methods, reason = "sender reports carry wall clock time")]
+    pub fn unix_at_start(&self) -> Duration {
+        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        unix.saturating_sub(self.0.elapsed())
+    }
+
     pub fn start(&self) -> std::time::Instant {
         self.0
     }
@@ -140,13 +147,9 @@ impl Driver {
         if now >= self.shard.next_timeout() {
             self.shard.handle_timeout(now, &mut self.out);
         }
-        loop {
-            let more = self.shard.poll_transmit(now, &mut self.out);
-            flush(&mut self.shard, self.backend.as_mut(), &mut self.out);
-            if !more {
-                break;
-            }
-        }
+        // One flush a turn: what has come meanwhile is looked at before the next, so audio waits for one flush at most.
+        worked |= self.shard.poll_transmit(now, &mut self.out);
+        flush(&mut self.shard, self.backend.as_mut(), &mut self.out);
         self.shard.handle_flushed(self.clock.now());
         self.hand_over();
         worked

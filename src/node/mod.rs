@@ -32,8 +32,8 @@ use crate::io::sockets::{self, SocketError};
 use crate::io::{BackendKind, Doorbell, IoChoice, ProbeError, Selection};
 use crate::limits;
 use crate::session::negotiate::PeerConfig;
-use crate::shard::Shard;
 use crate::shard::message::{Command, PeerMessage};
+use crate::shard::{Shard, ShardConfig};
 use crate::srtp::dtls::{self, Certificate};
 use crate::sync::Inbox;
 use crate::units::Epoch;
@@ -108,9 +108,10 @@ pub fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), StartError
     let controller = Controller::new(config, peer_config, count as u16, StdRng::from_seed(seed));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("tokio"))?;
 
+    let shard_config = ShardConfig { unix_at_start: clock.unix_at_start(), ..ShardConfig::default() };
     let (events, from_shards) = tokio::sync::mpsc::channel(limits::EVENT_QUEUE);
-    let (queues, doorbells, shards) =
-        start_shards(selection.kind, group.shards, &pinned, clock, &events).map_err(system("starting the shards"))?;
+    let (queues, doorbells, shards) = start_shards(selection.kind, group.shards, &pinned, clock, shard_config, &events)
+        .map_err(system("starting the shards"))?;
     drop(events);
     banner.iter().for_each(|line| say(line));
     say("ready    Ctrl-C stops");
@@ -172,6 +173,7 @@ fn start_shards(
     sockets: Vec<Vec<std::net::UdpSocket>>,
     pinned: &[Option<core_affinity::CoreId>],
     clock: Clock,
+    config: ShardConfig,
     events: &driver::EventSender,
 ) -> io::Result<Started> {
     let count = sockets.len();
@@ -200,7 +202,7 @@ fn start_shards(
             let _ = bells[i].set(bell);
             opened.wait();
             let (Some(backend), Some(peers)) = (backend, peers(&inboxes, &bells)) else { return };
-            let shard = Shard::new(ShardId(i as u16));
+            let shard = Shard::new(ShardId(i as u16), config);
             if let Err(e) = Driver::new(shard, backend, clock, peers, receiver, events).run() {
                 error!(shard = i, error = %e, "the shard stopped");
             }

@@ -3,32 +3,34 @@
 //! Feed it with `handle_*`, then call [`Session::poll_output`] until it gives nothing, then again when
 //! [`Session::next_timeout`] has come. Nothing here knows that sockets or other sessions exist.
 
+mod capture;
+pub mod egress;
+mod feedback;
 pub mod negotiate;
 mod peer;
 mod publisher;
-mod viewer;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use str0m::media::MediaKind;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState};
 use tracing::{debug, field, info, warn};
 
 use crate::datagram::{SendBatch, SocketId};
 use crate::id::{SessionId, StreamId};
 use crate::limits;
-use crate::srtp::dtls::Observed;
+use crate::srtp::dtls::{KeySlot, Observed};
 use crate::units::Instant;
-use crate::wire::packet::{CanonicalPacket, MediaPacket};
+use crate::wire::packet::MediaPacket;
 use crate::wire::sdp::Offer;
+use egress::{Egress, TrackSetup};
 use peer::{Peer, PeerError};
 use publisher::Publisher;
-use viewer::Viewer;
 
 pub use publisher::TrackStarted;
-pub use viewer::Forwarded;
 
 /// Publisher or viewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,14 +81,12 @@ pub struct IceRestart {
 /// What a session says to its shard.
 #[derive(Debug)]
 pub enum Output {
-    /// ICE, DTLS and SRTP are up.
-    Connected,
+    /// ICE, DTLS and SRTP are up. A viewer's own media plane comes with it.
+    Connected(Option<Box<Egress>>),
     /// A publisher's packet.
     Media(Arc<MediaPacket>),
     /// A publisher's track sent its first packet, or the first one in another format.
     TrackStarted(TrackStarted),
-    /// A viewer sent PLI or FIR for its video.
-    KeyframeRequested,
     /// The last output of a session.
     Closed(CloseReason),
 }
@@ -110,9 +110,33 @@ pub struct Session {
     observed: Observed,
 }
 
+/// What a viewer's media plane is made of, until its keys are there.
+struct ViewerSetup {
+    tracks: Vec<TrackSetup>,
+    keys: KeySlot,
+    cname: String,
+    path: Option<(SocketId, SocketAddr)>,
+    seed: u64,
+}
+
+impl ViewerSetup {
+    fn new(tracks: Vec<TrackSetup>, keys: KeySlot, cname: String, seed: u64) -> ViewerSetup {
+        ViewerSetup { tracks, keys, cname, path: None, seed }
+    }
+
+    /// To be called only when the certificate's fingerprint is verified.
+    fn build(&mut self) -> Option<Egress> {
+        let keys = self.keys.take_keys()?;
+        let master = keys.master_keys().ok()?;
+        let tracks = std::mem::take(&mut self.tracks);
+        let cname = std::mem::take(&mut self.cname);
+        Some(Egress::new(&master, tracks, cname, self.path, &mut StdRng::seed_from_u64(self.seed)))
+    }
+}
+
 enum Plane {
     Publisher(Publisher),
-    Viewer(Viewer),
+    Viewer(ViewerSetup),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +169,7 @@ impl Session {
         Session::new(now, id, stream, peer, Plane::Publisher(plane))
     }
 
-    fn viewer(now: Instant, id: SessionId, stream: StreamId, peer: Peer, plane: Viewer) -> Session {
+    fn viewer(now: Instant, id: SessionId, stream: StreamId, peer: Peer, plane: ViewerSetup) -> Session {
         Session::new(now, id, stream, peer, Plane::Viewer(plane))
     }
 
@@ -213,25 +237,21 @@ impl Session {
         }
     }
 
-    /// Sends a packet to this viewer with the next poll. Several may be given before that.
-    pub fn handle_media(&mut self, canonical: &CanonicalPacket) -> Forwarded {
-        let Plane::Viewer(viewer) = &mut self.plane else {
-            return Forwarded::NotWanted;
-        };
-        if self.state != State::Live {
-            return Forwarded::NotWanted;
+    /// SRTCP of this session was authentic.
+    pub fn authenticated(&mut self, now: Instant) {
+        self.last_authenticated = now;
+    }
+
+    /// The client has nominated this pair. A viewer's media plane, once it is taken, is to be told itself.
+    pub fn set_path(&mut self, socket: SocketId, remote: SocketAddr) {
+        if let Plane::Viewer(setup) = &mut self.plane {
+            setup.path = Some((socket, remote));
         }
-        // A sender report says which wall clock time a timestamp stands for: the packet's arrival, the same for audio
-        // and video, so their distance is kept.
-        let wallclock = self.peer.std(canonical.packet.arrival);
-        self.touched = true;
-        match self.peer.with_rtc(|rtc| Ok(viewer.forward(wallclock, rtc, canonical))) {
-            Ok(forwarded) => forwarded,
-            Err(e) => {
-                self.fail(e);
-                Forwarded::NotWanted
-            }
-        }
+    }
+
+    /// RTP and RTCP datagrams that str0m wanted to send beside a viewer's own media plane since the last call.
+    pub fn take_suppressed(&mut self) -> u64 {
+        self.peer.take_suppressed()
     }
 
     /// Asks this publisher's encoder for a keyframe. False when it sends no video or is not connected.
@@ -272,8 +292,8 @@ impl Session {
         let offer = self.offer.as_ref().ok_or("no offer to restart from")?;
         // str0m takes an offer that differs in its ICE credentials only for a restart.
         let sdp = offer.with_ice(ufrag, pwd, candidates).sdp;
-        let direction = if self.role() == Role::Publisher { "sendonly" } else { "recvonly" };
-        let restarted = self.peer.with_rtc(|rtc| negotiate::restart(rtc, &sdp, direction));
+        let we_receive = self.role() == Role::Publisher;
+        let restarted = self.peer.with_rtc(|rtc| negotiate::restart(rtc, &sdp, we_receive));
         match restarted {
             Ok(creds) => {
                 self.touched = true;
@@ -318,6 +338,7 @@ impl Session {
             }
             match self.peer.poll(out) {
                 Ok(Some(event)) => self.handle_event(now, event),
+                Ok(None) if self.state == State::Connecting && self.peer.is_connected() && self.connect(now) => {}
                 Ok(None) => match self.state {
                     // str0m has nothing more to send: the goodbye is out.
                     State::Closing(reason) => {
@@ -351,16 +372,6 @@ impl Session {
         own.min(plane).min(self.peer.deadline())
     }
 
-    /// Kinds that this viewer takes.
-    pub fn wants(&self, kind: MediaKind) -> bool {
-        matches!(&self.plane, Plane::Viewer(v) if v.wants(kind))
-    }
-
-    /// Whether this viewer's video waits for a keyframe.
-    pub fn awaits_keyframe(&self) -> bool {
-        matches!(&self.plane, Plane::Viewer(v) if v.awaits_keyframe())
-    }
-
     /// Whether the offer named this address as a candidate; others are peer-reflexive (RFC 8445 §7.3.1.3).
     pub fn offered_candidate(&self, remote: SocketAddr) -> bool {
         let ip = remote.ip().to_string();
@@ -375,20 +386,6 @@ impl Session {
     fn handle_event(&mut self, now: Instant, event: RtcEvent) {
         match event {
             RtcEvent::RtpPacket(rtp) => self.handle_rtp(now, rtp),
-            RtcEvent::Connected if self.state == State::Connecting => {
-                self.state = State::Live;
-                self.last_authenticated = now;
-                info!(
-                    session = %self.id,
-                    stream = %self.stream,
-                    role = self.role().name(),
-                    dtls = self.observed.version().map(field::debug),
-                    srtp = self.observed.profile().map(field::debug),
-                    after_ms = (now - self.created).as_millis() as u64,
-                    "DTLS connected"
-                );
-                self.pending.push_back(Output::Connected);
-            }
             RtcEvent::IceConnectionStateChange(state) => {
                 // Advisory: after 15 s without a check str0m says Disconnected; media may still flow.
                 if state == IceConnectionState::Connected || state == IceConnectionState::Completed {
@@ -397,19 +394,35 @@ impl Session {
                     debug!(session = %self.id, state = ?state, "ICE");
                 }
             }
-            RtcEvent::KeyframeRequest(request) => {
-                self.last_authenticated = now;
-                if let Plane::Viewer(viewer) = &self.plane
-                    && viewer.kind_of(request.mid) == Some(MediaKind::Video)
-                {
-                    self.pending.push_back(Output::KeyframeRequested);
-                }
-            }
             RtcEvent::Closed if !matches!(self.state, State::Closing(_) | State::Closed) => {
                 self.state = State::Closing(CloseReason::ClosedByPeer);
             }
             _ => {}
         }
+    }
+
+    /// Everything is verified. False: DTLS has not handed out the keys yet, or the session has just failed.
+    fn connect(&mut self, now: Instant) -> bool {
+        let egress = match &mut self.plane {
+            Plane::Publisher(_) => None,
+            Plane::Viewer(setup) => match setup.build() {
+                Some(egress) => Some(Box::new(egress)),
+                None => return false,
+            },
+        };
+        self.state = State::Live;
+        self.last_authenticated = now;
+        info!(
+            session = %self.id,
+            stream = %self.stream,
+            role = self.role().name(),
+            dtls = self.observed.version().map(field::debug),
+            srtp = self.observed.profile().map(field::debug),
+            after_ms = (now - self.created).as_millis() as u64,
+            "DTLS connected"
+        );
+        self.pending.push_back(Output::Connected(egress));
+        true
     }
 
     fn handle_rtp(&mut self, now: Instant, rtp: str0m::rtp::RtpPacket) {

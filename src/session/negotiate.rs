@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::Rng;
 use rand::rngs::StdRng;
 use str0m::change::SdpOffer;
 use str0m::format::{self, CodecConfig, CodecSpec, FormatParams, PayloadParams};
@@ -12,12 +13,12 @@ use str0m::media::{Frequency, MediaKind, Mid, Pt};
 use str0m::rtp::{Extension, ExtensionMap};
 use str0m::{Candidate, IceCreds, Rtc};
 
-use super::Session;
+use super::egress::{ExtensionIds, TrackSetup};
 use super::peer::{Peer, PeerError};
 use super::publisher::Publisher;
-use super::viewer::Viewer;
+use super::{Session, ViewerSetup};
 use crate::id::{self, Generation, SessionId, StreamId};
-use crate::srtp::dtls::{self, Certificate, Observed};
+use crate::srtp::dtls::{self, Certificate, KeySlot, Observed};
 use crate::units::{Epoch, Instant};
 use crate::wire::codec::{Codec, Format};
 use crate::wire::sdp::{Offer, OfferedFormat};
@@ -75,7 +76,7 @@ pub struct Negotiated {
 pub(super) struct BoundFormat {
     pub payload_type: Pt,
     pub format: Format,
-    pub rtx: bool,
+    pub rtx: Option<Pt>,
     pub nack: bool,
     pub pli: bool,
     pub fir: bool,
@@ -145,7 +146,8 @@ pub fn watch(
             return Err(NegotiationError::NoCommonCodec(format!("the stream's {}", published.codec)));
         }
     }
-    let viewer = Viewer::new(built.media, rng);
+    let cname = cname(&built.answer).to_owned();
+    let viewer = ViewerSetup::new(built.tracks, built.keys, cname, rng.random());
     let session = Session::viewer(now, request.session, request.stream, built.peer, viewer);
     Ok(Negotiated {
         session: Box::new(session.with(offer.clone(), built.observed)),
@@ -160,6 +162,9 @@ struct Built {
     answer: String,
     creds: IceCreds,
     media: Vec<(MediaKind, Mid, Vec<BoundFormat>)>,
+    /// What a viewer's own media plane needs; empty for a publisher.
+    tracks: Vec<TrackSetup>,
+    keys: KeySlot,
     observed: Observed,
 }
 
@@ -171,12 +176,12 @@ fn build(
     direction: &str,
     usable: impl Fn(&OfferedFormat) -> bool,
     extensions: ExtensionMap,
-    transport_cc: bool,
+    we_receive: bool,
     rng: &mut StdRng,
 ) -> Result<Built, NegotiationError> {
     let mut params = Vec::new();
     for media in &offer.media {
-        let accepted = media.formats.iter().filter(|f| usable(f)).filter_map(|f| payload_params(f, transport_cc));
+        let accepted = media.formats.iter().filter(|f| usable(f)).filter_map(|f| payload_params(f, we_receive));
         let before = params.len();
         params.extend(accepted);
         if params.len() == before {
@@ -189,7 +194,7 @@ fn build(
 
     // str0m asserts on some inconsistent offers; the sanitiser knows those we know of, this catches the rest.
     let negotiated = catch_unwind(AssertUnwindSafe(|| {
-        let ((mut rtc, observed), start) = {
+        let ((mut rtc, observed, keys), start) = {
             let start = config.epoch.to_std(now);
             let mut rtc_config = Rtc::builder()
                 .set_crypto_provider(config.crypto.clone())
@@ -199,7 +204,7 @@ fn build(
                 .set_local_ice_credentials(creds.clone())
                 .set_extension_map(extensions);
             *rtc_config.codec_config() = CodecConfig::new_from_payload_params(params);
-            (dtls::observe(|| rtc_config.build(start)), start)
+            (dtls::capture(|| rtc_config.build(start)), start)
         };
         // Sets str0m's clock before anything else asks it.
         let _ = rtc.handle_input(str0m::Input::Timeout(start));
@@ -208,12 +213,13 @@ fn build(
             rtc.add_local_candidate(host);
         }
         let answer = rtc.sdp_api().accept_offer(sdp).map_err(|e| e.to_string())?;
-        Ok::<_, String>((rtc, observed, answer.to_sdp_string()))
+        Ok::<_, String>((rtc, observed, keys, answer.to_sdp_string()))
     }))
     .unwrap_or_else(|_| Err("inconsistent SDP".into()));
-    let (rtc, observed, answer) = negotiated.map_err(NegotiationError::Unusable)?;
+    let (mut rtc, observed, keys, answer) = negotiated.map_err(NegotiationError::Unusable)?;
 
     let mut media = Vec::new();
+    let mut tracks = Vec::new();
     for offered in &offer.media {
         let mid = Mid::from(offered.mid.as_str());
         let bound = rtc.media(mid).filter(|m| !m.disabled()).map(|m| bound_formats(&rtc, m.remote_pts(), offered));
@@ -221,18 +227,64 @@ fn build(
         if formats.is_empty() {
             return Err(NegotiationError::NoCommonCodec(offered.kind.to_string()));
         }
+        if !we_receive {
+            tracks.extend(take_track(&mut rtc, offered.kind, mid, &formats));
+        }
         media.push((offered.kind, mid, formats));
     }
-    let peer = Peer::new(rtc, config.epoch, config.candidates.clone());
-    Ok(Built { peer, answer, creds, media, observed })
+    let peer = Peer::new(rtc, config.epoch, config.candidates.clone(), !we_receive);
+    Ok(Built { peer, answer, creds, media, tracks, keys, observed })
 }
 
 /// Replays the offer with the client's new credentials; returns ours.
-pub(super) fn restart(rtc: &mut Rtc, sdp: &str, direction: &str) -> Result<IceCreds, PeerError> {
+pub(super) fn restart(rtc: &mut Rtc, sdp: &str, we_receive: bool) -> Result<IceCreds, PeerError> {
+    let direction = if we_receive { "sendonly" } else { "recvonly" };
     let offer = SdpOffer::from_sdp_string(&force_direction(sdp, direction))
         .map_err(|e| str0m::RtcError::RemoteSdp(e.to_string()))?;
+    let mids: Vec<Mid> = offer_mids(sdp).collect();
     rtc.sdp_api().accept_offer(offer)?;
+    if !we_receive {
+        // It has made streams to send on again.
+        for mid in mids {
+            let _ = take_track(rtc, MediaKind::Video, mid, &[]);
+        }
+    }
     Ok(rtc.direct_api().local_ice_credentials())
+}
+
+fn offer_mids(sdp: &str) -> impl Iterator<Item = Mid> {
+    sdp.lines().filter_map(|l| l.strip_prefix("a=mid:")).map(|m| Mid::from(m.trim_end()))
+}
+
+/// Takes a stream that we send on out of str0m's hands: its SSRCs and header extensions are in the answer, and from here
+/// on nobody but us may seal anything under them.
+pub(super) fn take_track(rtc: &mut Rtc, kind: MediaKind, mid: Mid, formats: &[BoundFormat]) -> Option<TrackSetup> {
+    let map = rtc.media(mid)?.remote_extmap().clone();
+    let id = |extension| map.id_of(extension).unwrap_or_default();
+    let extensions = ExtensionIds {
+        mid: id(Extension::RtpMid),
+        audio_level: id(Extension::AudioLevel),
+        video_orientation: id(Extension::VideoOrientation),
+        abs_capture_time: id(Extension::AbsoluteCaptureTime),
+    };
+    let mut direct = rtc.direct_api();
+    let stream = direct.stream_tx_by_mid(mid, None)?;
+    let (ssrc, rtx_ssrc) = (stream.ssrc(), stream.rtx());
+    direct.remove_stream_tx(ssrc);
+    Some(TrackSetup {
+        kind,
+        mid: mid.to_string(),
+        ssrc: *ssrc,
+        rtx_ssrc: rtx_ssrc.map(|s| *s),
+        formats: formats.to_vec(),
+        extensions,
+    })
+}
+
+/// The name that the answer gives us; the finished answer has the same for audio and video.
+fn cname(answer: &str) -> &str {
+    let attribute = answer.lines().find_map(|l| l.strip_prefix("a=ssrc:")?.split_once(" cname:"));
+    attribute.map_or("manycast", |(_, cname)| cname.trim_end())
 }
 
 /// The payload types of one m-line as str0m settled them.
@@ -244,7 +296,7 @@ fn bound_formats(rtc: &Rtc, remote: &[Pt], offered: &crate::wire::sdp::OfferedMe
             Some(BoundFormat {
                 payload_type: p.pt(),
                 format: of(p.pt())?.format,
-                rtx: p.resend().is_some(),
+                rtx: p.resend(),
                 nack: p.fb_nack(),
                 pli: p.fb_pli(),
                 fir: p.fb_fir(),

@@ -17,6 +17,10 @@ pub(super) struct Peer {
     candidates: std::sync::Arc<[SocketAddr]>,
     /// When str0m wants to be called.
     deadline: Instant,
+    /// RTP and RTCP of this session are ours: str0m must send none.
+    media_is_ours: bool,
+    /// What it would have sent. Stays 0.
+    suppressed: u64,
     /// Output may be waiting.
     dirty: bool,
 }
@@ -31,8 +35,16 @@ pub(super) enum PeerError {
 }
 
 impl Peer {
-    pub fn new(rtc: Rtc, epoch: Epoch, candidates: std::sync::Arc<[SocketAddr]>) -> Peer {
-        Peer { rtc: Box::new(rtc), epoch, candidates, deadline: Instant::ZERO, dirty: true }
+    pub fn new(rtc: Rtc, epoch: Epoch, candidates: std::sync::Arc<[SocketAddr]>, media_is_ours: bool) -> Peer {
+        Peer {
+            rtc: Box::new(rtc),
+            epoch,
+            candidates,
+            deadline: Instant::ZERO,
+            media_is_ours,
+            suppressed: 0,
+            dirty: true,
+        }
     }
 
     /// Feeds a datagram. `Ok(false)`: str0m cannot even parse it.
@@ -77,6 +89,10 @@ impl Peer {
                     self.deadline = self.epoch.from_std(at);
                     self.dirty = false;
                 }
+                // Two writers under one key would seal an index twice.
+                Output::Transmit(t) if self.media_is_ours && matches!(t.contents.first(), Some(128..=191)) => {
+                    self.suppressed += 1;
+                }
                 Output::Transmit(t) => {
                     // The source is one of our candidates: str0m made the pair from them.
                     if let Some(socket) = self.candidates.iter().position(|c| *c == t.source) {
@@ -93,11 +109,17 @@ impl Peer {
         self.deadline
     }
 
-    pub fn is_alive(&self) -> bool {
-        self.rtc.is_alive()
+    /// RTP and RTCP datagrams that str0m wanted to send beside us since the last call.
+    pub fn take_suppressed(&mut self) -> u64 {
+        std::mem::take(&mut self.suppressed)
     }
 
-    pub fn std(&self, at: Instant) -> std::time::Instant {
-        self.epoch.to_std(at)
+    /// ICE, DTLS and the certificate's fingerprint are verified.
+    pub fn is_connected(&self) -> bool {
+        self.rtc.is_connected()
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.rtc.is_alive()
     }
 }

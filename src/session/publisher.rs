@@ -6,12 +6,13 @@ use str0m::Rtc;
 use str0m::media::{KeyframeRequestKind, MediaKind, Pt};
 use str0m::rtp::{ExtensionValues, RtpPacket};
 
+use super::capture::CaptureClock;
 use super::negotiate::BoundFormat;
 use crate::id::{Generation, StreamId};
 use crate::units::Instant;
 use crate::wire::codec::{Codec, Format};
 use crate::wire::keyframe::{self, KeyframeStart};
-use crate::wire::packet::MediaPacket;
+use crate::wire::packet::{EndToEnd, MediaPacket};
 use crate::wire::vp8::Vp8Header;
 
 /// A peer that sends one audio and one video track at most.
@@ -23,6 +24,7 @@ pub(super) struct Publisher {
     /// What each kind carries now; `None` before its first packet.
     tracks: [Option<Track>; 2],
     pli: Option<PeriodicPli>,
+    clock: CaptureClock,
     /// RTP timestamp of the access unit whose parameter sets came last.
     parameters_at: Option<u32>,
 }
@@ -55,7 +57,15 @@ impl Publisher {
         pli_interval: Option<Duration>,
     ) -> Publisher {
         let pli = pli_interval.map(|interval| PeriodicPli { interval, next: Instant::FAR_FUTURE });
-        Publisher { stream, generation, formats, tracks: [None, None], pli, parameters_at: None }
+        Publisher {
+            stream,
+            generation,
+            formats,
+            tracks: [None, None],
+            pli,
+            clock: CaptureClock::default(),
+            parameters_at: None,
+        }
     }
 
     /// Turns what str0m decrypted into what the shards share. `None` for a payload type that was not negotiated.
@@ -76,7 +86,7 @@ impl Publisher {
         if !same {
             *track = Some(Track { ssrc, payload_type });
             started = Some(TrackStarted { kind, format, payload_type: *payload_type, ssrc });
-            if bound.nack && !bound.rtx {
+            if bound.nack && bound.rtx.is_none() {
                 // OBS resends in-band on its only SSRC; str0m asks for nothing without RTX unless told to.
                 if let Some(stream) = rtc.direct_api().stream_rx(&ssrc.into()) {
                     stream.suppress_nack(false);
@@ -90,6 +100,9 @@ impl Publisher {
         }
         let vp8 = (format.codec == Codec::Vp8).then(|| Vp8Header::parse(&rtp.payload)).flatten();
         let starts_keyframe = self.starts_keyframe(format.codec, rtp.header.timestamp, &rtp.payload);
+        let clock_rate = if kind == MediaKind::Audio { 48_000 } else { 90_000 };
+        let report = rtp.last_sender_info.map(|r| (ntp(r.ntp_time), r.rtp_time.numer() as u32));
+        let captured = self.clock.captured(now, rtp.header.timestamp, clock_rate, report);
         let packet = MediaPacket {
             stream: self.stream,
             kind,
@@ -103,6 +116,7 @@ impl Publisher {
             vp8,
             extensions: end_to_end(&rtp.header.ext_vals),
             arrival: now,
+            captured,
             payload: rtp.payload,
         };
         Some((packet, started))
@@ -153,13 +167,19 @@ impl Publisher {
     }
 }
 
-/// Only what is said from end to end passes; the rest is each hop's own (protocol: mid, rid, transport-cc, send times).
-fn end_to_end(from: &ExtensionValues) -> ExtensionValues {
-    ExtensionValues {
-        audio_level: from.audio_level,
-        voice_activity: from.voice_activity,
-        video_orientation: from.video_orientation,
-        abs_capture_time: from.abs_capture_time,
-        ..Default::default()
+/// Only what is said from end to end passes.
+fn end_to_end(from: &ExtensionValues) -> EndToEnd {
+    let level = |level: i8, voice: bool| u8::from(voice) << 7 | (level.unsigned_abs() & 0x7f);
+    EndToEnd {
+        audio_level: from.audio_level.zip(from.voice_activity).map(|(l, v)| level(l, v)),
+        video_orientation: from.video_orientation.map(|o| o as u8),
+        abs_capture_time: from.abs_capture_time.as_ref().map(|t| ntp(t.capture_time)),
     }
+}
+
+/// NTP 32.32, seconds since 1900.
+fn ntp(at: std::time::SystemTime) -> u64 {
+    let since_1970 = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let fraction = (u64::from(since_1970.subsec_nanos()) << 32) / 1_000_000_000;
+    (since_1970.as_secs() + 2_208_988_800) << 32 | fraction
 }

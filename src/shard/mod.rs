@@ -11,6 +11,7 @@ mod timers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -18,13 +19,15 @@ use str0m::media::MediaKind;
 use tracing::{debug, info, trace};
 
 use crate::datagram::{Received, SendBatch};
+use crate::forward::burst::Segmenting;
 use crate::forward::canonical::Refused;
-use crate::forward::fanout::Fanout;
+use crate::forward::fanout::{Fanout, Taken};
 use crate::forward::keyframes::KeyframeRequests;
 use crate::id::{Generation, SessionId, ShardId, StreamId};
 use crate::limits;
 use crate::metrics::{Counters, DropReason, ShardFigures};
-use crate::session::{CloseReason, Forwarded, Output, Role, Session, TrackStarted};
+use crate::session::egress::{Asked, Egress, Written};
+use crate::session::{CloseReason, Output, Role, Session, TrackStarted};
 use crate::units::Instant;
 use crate::wire::classify::Kind;
 use crate::wire::packet::MediaPacket;
@@ -41,17 +44,31 @@ pub struct Shard {
     by_id: FxHashMap<SessionId, usize>,
     /// The publisher that viewers see, where it lives on this shard.
     publishers: FxHashMap<StreamId, usize>,
+    /// Viewers by their keys in `viewers`.
     fanout: Fanout<usize>,
+    viewers: Slab<Viewer>,
+    config: ShardConfig,
     timers: Timers,
-    /// Viewers that were given packets in this round.
-    dirty: VecDeque<usize>,
     peers: VecDeque<(ShardId, PeerMessage)>,
     events: VecDeque<Event>,
     counters: Counters,
-    /// When each packet that was forwarded in this round had been received.
-    forwarded: Vec<Instant>,
     next_report: Instant,
     stopping: bool,
+}
+
+/// What all shards of a node have in common.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardConfig {
+    pub segmenting: Segmenting,
+    /// The wall clock at [`Instant::ZERO`], for sender reports.
+    pub unix_at_start: Duration,
+}
+
+/// A connected viewer: what each copy needs, in one dense table.
+struct Viewer {
+    egress: Egress,
+    /// Its session's key.
+    session: usize,
 }
 
 /// A session with what the shard keeps about it.
@@ -59,7 +76,8 @@ struct Entry {
     session: Box<Session>,
     slot: Arc<Slot>,
     armed: Armed,
-    dirty: bool,
+    /// Key of a connected viewer's media plane.
+    viewer: Option<usize>,
     /// Validated 4-tuples, least recently authenticated first.
     remotes: Vec<Remote>,
     /// The 4-tuple that the client nominated last.
@@ -82,7 +100,7 @@ struct RateLimit(Option<Instant>);
 
 impl RateLimit {
     fn passes(&mut self, now: Instant) -> bool {
-        let due = self.0.is_none_or(|last| now.since(last) >= std::time::Duration::from_secs(10));
+        let due = self.0.is_none_or(|last| now.since(last) >= Duration::from_secs(10));
         if due {
             self.0 = Some(now);
         }
@@ -91,20 +109,20 @@ impl RateLimit {
 }
 
 impl Shard {
-    pub fn new(id: ShardId) -> Shard {
+    pub fn new(id: ShardId, config: ShardConfig) -> Shard {
         Shard {
             id,
             demux: Demux::new(id),
             sessions: Slab::new(),
             by_id: FxHashMap::default(),
             publishers: FxHashMap::default(),
-            fanout: Fanout::new(id),
+            fanout: Fanout::new(id, config.segmenting),
+            viewers: Slab::new(),
+            config,
             timers: Timers::new(),
-            dirty: VecDeque::new(),
             peers: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
-            forwarded: Vec::new(),
             next_report: Instant::ZERO + limits::REPORT_INTERVAL,
             stopping: false,
         }
@@ -124,7 +142,7 @@ impl Shard {
     /// A message from another shard.
     pub fn handle_peer(&mut self, now: Instant, message: PeerMessage, out: &mut SendBatch) {
         match message {
-            PeerMessage::Media(packet) => self.forward_here(now, &packet),
+            PeerMessage::Media(packet) => self.forward_here(now, &packet, out),
             PeerMessage::Datagram(d) => {
                 self.counters.datagrams_taken_over += 1;
                 let datagram = Received { socket: d.socket, remote: d.remote, data: &d.data };
@@ -140,7 +158,9 @@ impl Shard {
             Command::Announce { ufrag, pwd, slot } => self.demux.announce(ufrag, &pwd, slot),
             Command::Forget { ufrag } => self.demux.forget(&ufrag),
             Command::Close { session, reason } => {
-                self.with_session(now, session, out, |s| s.close(now, reason));
+                if let Some(key) = self.by_id.get(&session).copied() {
+                    self.close(now, key, reason, out);
+                }
             }
             Command::AddCandidates { session, candidates } => {
                 self.with_session(now, session, out, |s| s.add_remote_candidates(&candidates));
@@ -155,8 +175,7 @@ impl Shard {
                 self.stopping = true;
                 let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
                 for key in keys {
-                    self.sessions[key].session.close(now, CloseReason::Stopping);
-                    self.drain(now, key, out);
+                    self.close(now, key, CloseReason::Stopping, out);
                 }
                 self.say_when_stopped();
             }
@@ -191,18 +210,49 @@ impl Shard {
         self.timers.next().min(self.next_report)
     }
 
-    /// Writes what viewers were given into `out`. True: `out` is full, flush it and call again.
+    /// Writes copies for viewers into `out`. True: `out` is full, flush it, look for what else has come, and call again.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut SendBatch) -> bool {
-        while !out.is_full() {
-            let Some(key) = self.dirty.pop_front() else {
-                return false;
-            };
-            let Some(entry) = self.sessions.get_mut(key) else { continue };
-            if std::mem::take(&mut entry.dirty) {
-                self.drain(now, key, out);
+        let mut unsuitable = Vec::new();
+        let mut keyframe_wanted = None;
+        let more = loop {
+            if out.is_full() {
+                break true;
             }
+            let Some(quantum) = self.fanout.poll() else { break false };
+            // A viewer that leaves is taken out of the fan-out first.
+            let viewer = &mut self.viewers[quantum.viewer];
+            let packets = quantum.run.packets.len() as u64;
+            let dropped = match viewer.egress.write(quantum.kind, quantum.packets, quantum.run, out) {
+                Written::Sent { packets, payload_bytes } => {
+                    self.counters.media_forwarded += u64::from(packets);
+                    self.counters.media_forwarded_bytes += u64::from(payload_bytes);
+                    viewer.egress.report_if_due(now, self.config.unix_at_start, out);
+                    continue;
+                }
+                Written::NotWanted => continue,
+                Written::AwaitingKeyframe => {
+                    keyframe_wanted = Some(quantum.packets[quantum.run.packets.start].packet.stream);
+                    DropReason::AwaitingKeyframe
+                }
+                Written::BeforeStart => DropReason::BeforeStart,
+                Written::NoPayloadType => {
+                    if !unsuitable.contains(&viewer.session) {
+                        unsuitable.push(viewer.session);
+                    }
+                    DropReason::NoPayloadType
+                }
+            };
+            self.counters.drops.count_many(dropped, packets);
+        };
+        for key in unsuitable {
+            self.close(now, key, CloseReason::CodecChanged, out);
         }
-        true
+        if let Some(stream) = keyframe_wanted
+            && self.fanout.ask_for_keyframe(now, stream)
+        {
+            self.request_keyframe(now, stream, out);
+        }
+        more
     }
 
     /// The next message for another shard. What its queue does not take is given back to [`Self::peer_queue_full`].
@@ -220,7 +270,7 @@ impl Shard {
 
     /// The flush that sent this round's copies is over.
     pub fn handle_flushed(&mut self, now: Instant) {
-        for at in self.forwarded.drain(..) {
+        for at in self.fanout.finished() {
             self.counters.latency.observe(now.since(at));
         }
     }
@@ -266,6 +316,11 @@ impl Shard {
         if media && !entry.session.is_live() {
             return self.counters.drops.count(DropReason::MediaBeforeDtls);
         }
+        if let Some(viewer) = entry.viewer
+            && media
+        {
+            return self.feed_viewer(now, key, viewer, kind, datagram.data, out);
+        }
         if !entry.session.handle_datagram(now, datagram.socket, datagram.remote, datagram.data, false) {
             if kind == Kind::Rtcp && entry.broken_rtcp.passes(now) {
                 info!(session = %entry.session.id, "broken RTCP discarded");
@@ -283,6 +338,45 @@ impl Shard {
         }
     }
 
+    /// SRTCP of a viewer. It has no business sending RTP.
+    fn feed_viewer(&mut self, now: Instant, key: usize, viewer: usize, kind: Kind, data: &[u8], out: &mut SendBatch) {
+        if kind == Kind::Rtp {
+            return self.counters.drops.count(DropReason::RtpDiscarded);
+        }
+        let egress = &mut self.viewers[viewer].egress;
+        let mut asked = Vec::new();
+        let entry = &mut self.sessions[key];
+        if !egress.handle_rtcp(now, data, |ask| asked.push(ask)) {
+            if entry.broken_rtcp.passes(now) {
+                info!(session = %entry.session.id, "broken RTCP discarded");
+            }
+            return self.counters.drops.count(DropReason::RtcpDiscarded);
+        }
+        self.counters.datagrams_consumed += 1;
+        entry.session.authenticated(now);
+        egress.take_acknowledged();
+        let stream = entry.session.stream;
+        let mut keyframe = false;
+        for ask in asked {
+            match ask {
+                Asked::Keyframe => keyframe = true,
+                Asked::Resend { kind, seqs } => {
+                    for seq in seqs {
+                        self.counters.nacks_received += 1;
+                        let Some(packet) = self.fanout.stored(stream, kind, seq) else { continue };
+                        if egress.resend(now, kind, packet, out) {
+                            self.counters.packets_resent += 1;
+                        }
+                    }
+                }
+            }
+        }
+        if keyframe {
+            self.counters.keyframe_requests_received += 1;
+            self.request_keyframe(now, stream, out);
+        }
+    }
+
     /// STUN that its session's password has authenticated.
     fn feed_stun(&mut self, now: Instant, slot: Arc<Slot>, nominated: bool, datagram: Received, out: &mut SendBatch) {
         let key = match self.by_id.get(&slot.session) {
@@ -294,6 +388,12 @@ impl Shard {
         };
         self.validate(key, (datagram.socket, datagram.remote), nominated);
         let entry = &mut self.sessions[key];
+        if nominated {
+            match entry.viewer {
+                Some(viewer) => self.viewers[viewer].egress.set_path(datagram.socket, datagram.remote),
+                None => entry.session.set_path(datagram.socket, datagram.remote),
+            }
+        }
         if entry.session.handle_datagram(now, datagram.socket, datagram.remote, datagram.data, true) {
             self.counters.datagrams_consumed += 1;
         } else {
@@ -316,7 +416,7 @@ impl Shard {
             session,
             slot,
             armed: Armed::default(),
-            dirty: false,
+            viewer: None,
             remotes: Vec::new(),
             selected: None,
             publishing,
@@ -375,41 +475,50 @@ impl Shard {
             let Some(entry) = self.sessions.get_mut(key) else { return };
             match entry.session.poll_output(now, out) {
                 None => break,
-                Some(Output::Media(packet)) => self.handle_media(now, key, &packet),
+                Some(Output::Media(packet)) => self.handle_media(now, key, &packet, out),
                 Some(Output::TrackStarted(track)) => self.handle_track(now, key, track),
-                Some(Output::Connected) => self.handle_connected(now, key, out),
-                Some(Output::KeyframeRequested) => {
-                    let stream = entry.session.stream;
-                    self.counters.keyframe_requests_received += 1;
-                    self.request_keyframe(now, stream, out);
-                }
+                Some(Output::Connected(egress)) => self.handle_connected(now, key, egress, out),
                 Some(Output::Closed(reason)) => return self.remove(key, reason),
             }
         }
         let entry = &mut self.sessions[key];
+        self.counters.str0m_media_suppressed += entry.session.take_suppressed();
         let keyframes = entry.publishing.as_ref().map_or(Instant::FAR_FUTURE, |p| p.keyframes.next_timeout());
         let deadline = entry.session.next_timeout().min(keyframes);
         self.timers.arm(key, &mut entry.armed, deadline);
     }
 
-    fn handle_connected(&mut self, now: Instant, key: usize, out: &mut SendBatch) {
-        let entry = &self.sessions[key];
+    fn handle_connected(&mut self, now: Instant, key: usize, egress: Option<Box<Egress>>, out: &mut SendBatch) {
+        let entry = &mut self.sessions[key];
         self.events.push_back(Event::Connected { session: entry.session.id });
-        if entry.publishing.is_some() {
-            return;
-        }
+        let Some(egress) = egress else { return };
         let stream = entry.slot.stream.clone();
+        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key });
+        entry.viewer = Some(viewer);
+        let egress = &self.viewers[viewer].egress;
         for kind in [MediaKind::Audio, MediaKind::Video] {
-            if entry.session.wants(kind) {
-                self.fanout.join(&stream, kind, key);
+            if egress.wants(kind) {
+                self.fanout.join(&stream, kind, viewer);
             }
         }
         info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "viewer joined");
-        if entry.session.wants(MediaKind::Video) {
+        if egress.wants(MediaKind::Video) {
             self.counters.keyframe_requests_received += 1;
             self.fanout.joined(now, stream.id);
             self.request_keyframe(now, stream.id, out);
         }
+    }
+
+    /// Says goodbye to a session's client.
+    fn close(&mut self, now: Instant, key: usize, reason: CloseReason, out: &mut SendBatch) {
+        let Some(entry) = self.sessions.get_mut(key) else { return };
+        if let Some(viewer) = entry.viewer
+            && entry.session.is_live()
+        {
+            self.viewers[viewer].egress.say_bye(out);
+        }
+        entry.session.close(now, reason);
+        self.drain(now, key, out);
     }
 
     fn handle_track(&mut self, now: Instant, key: usize, track: TrackStarted) {
@@ -430,7 +539,7 @@ impl Shard {
     }
 
     /// A publisher's packet: once to each shard that has viewers of its kind.
-    fn handle_media(&mut self, now: Instant, key: usize, packet: &Arc<MediaPacket>) {
+    fn handle_media(&mut self, now: Instant, key: usize, packet: &Arc<MediaPacket>, out: &mut SendBatch) {
         self.counters.media_received += 1;
         self.counters.media_received_bytes += packet.payload.len() as u64;
         if !self.is_active(now, key, packet.generation) {
@@ -451,7 +560,7 @@ impl Shard {
         let mut interest = entry.slot.stream.interest(packet.kind);
         let mine = 1u64 << self.id.index();
         if interest & mine != 0 {
-            self.forward_here(now, packet);
+            self.forward_here(now, packet, out);
             interest &= !mine;
         }
         while interest != 0 {
@@ -484,51 +593,21 @@ impl Shard {
         true
     }
 
-    /// Gives a packet to this shard's viewers.
-    fn forward_here(&mut self, now: Instant, packet: &MediaPacket) {
-        let Some(routed) = self.fanout.route(packet) else { return };
-        let mut keyframe_wanted = false;
-        let mut forwarded = 0;
-        match routed {
-            Ok(routed) => {
-                for &key in routed.viewers {
-                    let entry = &mut self.sessions[key];
-                    match entry.session.handle_media(&routed.canonical) {
-                        Forwarded::Sent => forwarded += 1,
-                        Forwarded::NotWanted => {}
-                        Forwarded::AwaitingKeyframe => {
-                            keyframe_wanted = true;
-                            self.counters.drops.count(DropReason::AwaitingKeyframe);
-                        }
-                        Forwarded::BeforeStart => self.counters.drops.count(DropReason::BeforeStart),
-                        Forwarded::NoPayloadType => {
-                            self.counters.drops.count(DropReason::NoPayloadType);
-                            entry.session.close(now, CloseReason::CodecChanged);
-                        }
-                    }
-                    if !entry.dirty {
-                        entry.dirty = true;
-                        self.dirty.push_back(key);
-                    }
+    /// Queues a packet for this shard's viewers.
+    fn forward_here(&mut self, now: Instant, packet: &Arc<MediaPacket>, out: &mut SendBatch) {
+        let reason = match self.fanout.handle(packet) {
+            Taken::Queued | Taken::Unwatched => return,
+            Taken::Full => DropReason::TrackQueueFull,
+            Taken::Refused(Refused::Stale) => DropReason::Stale,
+            Taken::Refused(Refused::Padding) => DropReason::Padding,
+            Taken::Refused(Refused::AwaitingKeyframe) => {
+                if self.fanout.ask_for_keyframe(now, packet.stream) {
+                    self.request_keyframe(now, packet.stream, out);
                 }
+                DropReason::AwaitingKeyframe
             }
-            Err(refused) => {
-                keyframe_wanted = refused == Refused::AwaitingKeyframe;
-                self.counters.drops.count(match refused {
-                    Refused::Stale => DropReason::Stale,
-                    Refused::AwaitingKeyframe => DropReason::AwaitingKeyframe,
-                    Refused::Padding => DropReason::Padding,
-                });
-            }
-        }
-        if forwarded > 0 {
-            self.counters.media_forwarded += forwarded;
-            self.counters.media_forwarded_bytes += forwarded * packet.payload.len() as u64;
-            self.forwarded.push(packet.arrival);
-        }
-        if keyframe_wanted && self.fanout.ask_for_keyframe(now, packet.stream) {
-            self.send_keyframe_request(packet.stream);
-        }
+        };
+        self.counters.drops.count(reason);
     }
 
     /// Somebody on this shard needs a keyframe.
@@ -561,8 +640,13 @@ impl Shard {
     }
 
     fn remove(&mut self, key: usize, reason: CloseReason) {
-        let entry = self.sessions.remove(key);
+        let mut entry = self.sessions.remove(key);
         let id = entry.session.id;
+        self.counters.str0m_media_suppressed += entry.session.take_suppressed();
+        if let Some(viewer) = entry.viewer {
+            self.fanout.leave(entry.slot.stream.id, viewer);
+            self.viewers.remove(viewer);
+        }
         self.by_id.remove(&id);
         for remote in entry.remotes {
             self.demux.unlearn(remote, key);
@@ -575,7 +659,6 @@ impl Shard {
                 info!(session = %id, stream = %entry.slot.stream.id, ?reason, "publisher left");
             }
             None => {
-                self.fanout.leave(entry.slot.stream.id, key);
                 info!(session = %id, stream = %entry.slot.stream.id, ?reason, "viewer left");
             }
         }

@@ -26,8 +26,8 @@ use crate::control::{Controller, Output, Request, Response};
 use crate::datagram::{Received, SendBatch, SocketId};
 use crate::id::ShardId;
 use crate::session::negotiate::PeerConfig;
-use crate::shard::Shard;
 use crate::shard::message::{Command, Event, PeerMessage, RequestId};
+use crate::shard::{Shard, ShardConfig};
 use crate::srtp::dtls::{self, Certificate};
 use crate::units::{Epoch, Instant};
 use crate::wire::classify::classify;
@@ -38,6 +38,12 @@ pub use trace::Trace;
 
 /// From one thread's push to the other's pop.
 const PEER_DELAY: Duration = Duration::from_micros(20);
+
+/// Of every world: the wall clock is no part of the seed.
+const UNIX_AT_START: Duration = Duration::from_secs(1_800_000_000);
+
+/// From one flush to the next.
+const FLUSH_TIME: Duration = Duration::from_micros(200);
 
 /// Names a client within its world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,11 +88,32 @@ struct Scheduled {
 }
 
 enum What {
-    ToShard { shard: ShardId, from: SocketAddr, data: Vec<u8> },
-    ToClient { client: ClientId, from: SocketAddr, data: Vec<u8> },
-    Peer { shard: ShardId, message: PeerMessage },
-    Command { shard: ShardId, command: Command },
-    Event { shard: ShardId, event: Event },
+    ToShard {
+        shard: ShardId,
+        from: SocketAddr,
+        data: Vec<u8>,
+    },
+    ToClient {
+        client: ClientId,
+        from: SocketAddr,
+        data: Vec<u8>,
+    },
+    Peer {
+        shard: ShardId,
+        message: PeerMessage,
+    },
+    Command {
+        shard: ShardId,
+        command: Command,
+    },
+    Event {
+        shard: ShardId,
+        event: Event,
+    },
+    /// A shard that has more to send goes on.
+    Turn {
+        shard: ShardId,
+    },
 }
 
 impl PartialEq for Scheduled {
@@ -121,6 +148,7 @@ impl World {
             crypto: crypto.clone(),
             certificate: Certificate::generate().expect("the cipher library can make a key"),
         };
+        let config = ShardConfig { unix_at_start: UNIX_AT_START, ..ShardConfig::default() };
         World {
             seed,
             now: Instant::ZERO,
@@ -131,7 +159,7 @@ impl World {
             rng,
             requests: 0,
             responses: BTreeMap::new(),
-            shards: (0..shards).map(|i| Shard::new(ShardId(i))).collect(),
+            shards: (0..shards).map(|i| Shard::new(ShardId(i), config)).collect(),
             clients: Vec::new(),
             by_addr: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -358,6 +386,7 @@ impl World {
                 self.shards[shard.index()].handle_command(now, command, &mut out);
                 self.finish_round(shard.index(), out);
             }
+            What::Turn { shard } => self.finish_round(shard.index(), out),
             What::Event { shard, event } => {
                 self.controller.handle_event(now, shard, event);
                 self.take_orders();
@@ -375,13 +404,10 @@ impl World {
     /// What the driver does after each round: flush, hand over, report.
     fn finish_round(&mut self, at: usize, mut out: SendBatch) {
         let now = self.now;
-        loop {
-            let more = self.shards[at].poll_transmit(now, &mut out);
-            self.flush(&out);
-            out.clear();
-            if !more {
-                break;
-            }
+        let more = self.shards[at].poll_transmit(now, &mut out);
+        self.flush(&out);
+        if more {
+            self.schedule(now + FLUSH_TIME, What::Turn { shard: ShardId(at as u16) });
         }
         self.shards[at].handle_flushed(now);
         while let Some((shard, message)) = self.shards[at].poll_peer() {
@@ -400,11 +426,13 @@ impl World {
         for message in out.iter() {
             *self.sent.entry(message.remote).or_default() += 1;
             let Some(&client) = self.by_addr.get(&message.remote) else { continue };
-            self.record_datagram("out", message.data, client);
             let path = self.clients[client.0].path;
-            for delay in path.deliver(&mut self.rng) {
-                let data = message.data.to_vec();
-                self.schedule(self.now + delay, What::ToClient { client, from, data });
+            let segment = message.segment.map_or(message.data.len(), usize::from).max(1);
+            for data in message.data.chunks(segment) {
+                self.record_datagram("out", data, client);
+                for delay in path.deliver(&mut self.rng) {
+                    self.schedule(self.now + delay, What::ToClient { client, from, data: data.to_vec() });
+                }
             }
         }
     }

@@ -86,11 +86,18 @@ pub fn conservation(shards: &[Counters]) -> Result<(), String> {
     for (i, c) in shards.iter().enumerate() {
         let incoming = c.datagrams_received + c.datagrams_taken_over;
         // What happens to a packet after it was decrypted is counted per copy.
-        let after: u64 =
-            [D::PeerQueueFull, D::Stale, D::AwaitingKeyframe, D::Padding, D::NoPayloadType, D::BeforeStart]
-                .into_iter()
-                .map(|d| c.drops.of(d))
-                .sum();
+        let after: u64 = [
+            D::PeerQueueFull,
+            D::TrackQueueFull,
+            D::Stale,
+            D::AwaitingKeyframe,
+            D::Padding,
+            D::NoPayloadType,
+            D::BeforeStart,
+        ]
+        .into_iter()
+        .map(|d| c.drops.of(d))
+        .sum();
         let ended = c.datagrams_consumed + c.datagrams_handed_over + c.media_received + c.drops.total() - after;
         if incoming != ended {
             return Err(format!("shard {i}: {incoming} datagrams came, {ended} are accounted for: {c:?}"));

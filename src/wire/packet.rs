@@ -1,12 +1,12 @@
 //! One decrypted RTP packet on its way from a publisher to the viewers of every shard.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use str0m::media::MediaKind;
-use str0m::rtp::{ExtensionValues, Vp8Patch};
 
 use super::codec::Format;
-use super::vp8::Vp8Header;
+use super::vp8::{Vp8Header, Vp8Rewrite};
 use crate::id::{Generation, StreamId};
 use crate::units::Instant;
 
@@ -27,22 +27,61 @@ pub struct MediaPacket {
     /// The first packet of a frame that a decoder can start on.
     pub starts_keyframe: bool,
     pub vp8: Option<Vp8Header>,
-    /// Header extensions that pass from publisher to viewer; hop-by-hop ones are already taken out.
-    pub extensions: ExtensionValues,
+    /// Header extensions that pass from publisher to viewer.
+    pub extensions: EndToEnd,
     /// When the datagram that carried it was received.
     pub arrival: Instant,
+    /// When it was captured, on this node's clock and never later than `arrival`: by the publisher's sender reports, or
+    /// `arrival` where there are none yet. Audio and video of one publisher stand on the same line.
+    pub captured: Instant,
     /// RTP payload without header and padding.
     pub payload: Arc<[u8]>,
 }
 
+/// Header extensions that are said from end to end; each hop's own (mid, rid, transport-cc, send times) are not here.
+/// Values as on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndToEnd {
+    /// RFC 6464.
+    pub audio_level: Option<u8>,
+    /// 3GPP TS 26.114: coordination of video orientation.
+    pub video_orientation: Option<u8>,
+    /// abs-capture-time, short form: NTP 32.32 of the capture in the publisher's clock.
+    pub abs_capture_time: Option<u64>,
+}
+
+impl EndToEnd {
+    /// Which of them are there, one bit each: packets with the same ones have headers of one length.
+    pub fn shape(&self) -> u8 {
+        u8::from(self.audio_level.is_some())
+            | u8::from(self.video_orientation.is_some()) << 1
+            | u8::from(self.abs_capture_time.is_some()) << 2
+    }
+}
+
 /// The same packet in the numbering that viewers see: continuous across publishers.
-#[derive(Debug)]
-pub struct CanonicalPacket<'a> {
-    pub packet: &'a MediaPacket,
+#[derive(Clone, Debug)]
+pub struct CanonicalPacket {
+    pub packet: Arc<MediaPacket>,
     /// Continuous from publisher to publisher; a packet lost upstream leaves its gap.
     pub seq: u64,
     /// Continuous from publisher to publisher, in the clock rate of the codec.
     pub timestamp: u32,
     /// PictureID and TL0PICIDX of a VP8 payload, where they differ from the publisher's.
-    pub vp8_patch: Option<Vp8Patch>,
+    pub vp8: Option<Vp8Rewrite>,
+}
+
+/// Packets that leave as one message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub packets: Range<usize>,
+    /// All but the last are padded to this; the last one only when it is alone in being the largest. Bytes.
+    pub payload_bytes: usize,
+}
+
+impl Run {
+    /// Payload and padding of the packet at `index`, which has `bytes` of payload.
+    pub fn padded_bytes(&self, index: usize, bytes: usize) -> usize {
+        if index + 1 == self.packets.end { bytes } else { self.payload_bytes }
+    }
 }

@@ -1,13 +1,40 @@
 //! The numbers in a VP8 payload descriptor that must stay continuous when publishers change (RFC 7741 §4.2).
 
-use str0m::rtp::{Vp8Descriptor, Vp8Patch};
-
-/// The descriptor of one packet: its numbers, and where they stand.
-#[derive(Clone, Copy, Debug)]
+/// The numbers of one packet, and where they stand in its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vp8Header {
-    descriptor: Vp8Descriptor,
     pub picture_id: Option<PictureId>,
+    /// TL0PICIDX.
     pub tl0_pic_idx: Option<u8>,
+    /// Of TL0PICIDX; PictureID always stands at 2.
+    tl0_at: u8,
+}
+
+/// What to write over a payload's numbers, so that they go on from publisher to publisher. The length stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vp8Rewrite {
+    picture_id: Option<PictureId>,
+    tl0_pic_idx: Option<u8>,
+    tl0_at: u8,
+}
+
+const PICTURE_ID_AT: usize = 2;
+
+impl Vp8Rewrite {
+    /// `payload` is a copy of the one whose header made this.
+    #[inline]
+    pub fn apply(&self, payload: &mut [u8]) {
+        if let Some(id) = self.picture_id {
+            match (id.mask, &mut payload[PICTURE_ID_AT..]) {
+                (0x7f, [only, ..]) => *only = id.value as u8,
+                (_, [high, low, ..]) => [*high, *low] = (id.value | 0x8000).to_be_bytes(),
+                _ => {}
+            }
+        }
+        if let (Some(idx), Some(byte)) = (self.tl0_pic_idx, payload.get_mut(usize::from(self.tl0_at))) {
+            *byte = idx;
+        }
+    }
 }
 
 /// PictureID in the width that the publisher chose; rewriting keeps the width.
@@ -40,13 +67,14 @@ impl Vp8Header {
     ///      +-+-+-+-+-+-+-+-+
     /// ```
     pub fn parse(payload: &[u8]) -> Option<Vp8Header> {
-        let descriptor = Vp8Descriptor::parse(payload).ok()?;
-        let mut header = Vp8Header { descriptor, picture_id: None, tl0_pic_idx: None };
+        let mut header = Vp8Header { picture_id: None, tl0_pic_idx: None, tl0_at: 0 };
         if payload.first()? & 0x80 == 0 {
+            // A descriptor without a payload behind it is cut short.
+            payload.get(1)?;
             return Some(header);
         }
         let flags = *payload.get(1)?;
-        let mut at = 2;
+        let mut at = PICTURE_ID_AT;
         if flags & 0x80 != 0 {
             let first = *payload.get(at)?;
             at += 1;
@@ -60,23 +88,21 @@ impl Vp8Header {
         }
         if flags & 0x40 != 0 {
             header.tl0_pic_idx = Some(*payload.get(at)?);
+            header.tl0_at = at as u8;
         }
         Some(header)
     }
 
-    /// The byte replacements that add the offsets; `None` when there is nothing to change.
-    pub fn patch(&self, picture_id_offset: u16, tl0_pic_idx_offset: u8) -> Option<Vp8Patch> {
+    /// The rewrite that adds the offsets; `None` when there is nothing to change.
+    pub fn rewrite(&self, picture_id_offset: u16, tl0_pic_idx_offset: u8) -> Option<Vp8Rewrite> {
         if picture_id_offset == 0 && tl0_pic_idx_offset == 0 {
             return None;
         }
-        let mut patch = self.descriptor.patch();
-        if let Some(id) = self.picture_id {
-            patch = patch.picture_id(id.plus(picture_id_offset).value);
-        }
-        if let Some(idx) = self.tl0_pic_idx {
-            patch = patch.tl0_pic_idx(idx.wrapping_add(tl0_pic_idx_offset));
-        }
-        patch.build().ok()
+        Some(Vp8Rewrite {
+            picture_id: self.picture_id.map(|id| id.plus(picture_id_offset)),
+            tl0_pic_idx: self.tl0_pic_idx.map(|idx| idx.wrapping_add(tl0_pic_idx_offset)),
+            tl0_at: self.tl0_at,
+        })
     }
 }
 
@@ -109,5 +135,24 @@ mod tests {
     fn a_picture_id_wraps_within_its_width() {
         assert_eq!(PictureId { value: 0x7f, mask: 0x7f }.plus(2).value, 1);
         assert_eq!(PictureId { value: 0x7fff, mask: 0x7fff }.plus(2).value, 1);
+    }
+
+    #[test]
+    fn a_rewrite_changes_the_numbers_alone() {
+        for payload in [
+            &[0x90, 0xe0, 0xff, 0xff, 0x42, 0x20, 0x00, 7][..],
+            &[0x90, 0xe0, 0x7f, 0x42, 0x20, 0x00, 7],
+            &[0x90, 0x80, 0x05, 0x00, 7],
+            &[0x90, 0x40, 0x05, 0x00, 7],
+        ] {
+            let header = Vp8Header::parse(payload).expect("parses");
+            let mut copy = payload.to_vec();
+            header.rewrite(3, 200).expect("a change").apply(&mut copy);
+            let after = Vp8Header::parse(&copy).expect("parses");
+            assert_eq!(after.picture_id, header.picture_id.map(|p| p.plus(3)));
+            assert_eq!(after.tl0_pic_idx, header.tl0_pic_idx.map(|t| t.wrapping_add(200)));
+            assert_eq!((copy.len(), copy.last()), (payload.len(), Some(&7)));
+        }
+        assert_eq!(Vp8Header::parse(&[0x90, 0x80, 0x05, 0x00]).expect("parses").rewrite(0, 0), None);
     }
 }

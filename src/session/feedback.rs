@@ -1,0 +1,269 @@
+//! RTCP with one viewer: what it reports and asks for, what we report. The cold part of its media plane.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use str0m::media::MediaKind;
+
+use super::egress::{Asked, TrackSetup};
+use super::negotiate::BoundFormat;
+use crate::srtp::keys::MasterKeys;
+use crate::srtp::open::RtcpOpener;
+use crate::srtp::seal::RtcpSealer;
+use crate::units::Instant;
+use crate::wire::rtcp::{self, NtpTime, Rtcp, SenderInfo};
+
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Between two resends of one packet: a NACK that crossed the first one on its way is not answered twice.
+const RESEND_INTERVAL_MIN: Duration = Duration::from_millis(20);
+const RESENDS_PER_PACKET_MAX: u8 = 10;
+/// Packets whose resends are remembered.
+const RESENDS_REMEMBERED: usize = 64;
+/// Half of what is sent may be sent again, gathered up to this many bytes: a viewer that claims to lose everything cannot
+/// make us send more. Half a second of 4 Mbit/s.
+const RESEND_BYTES_MAX: u64 = 256 * 1024;
+
+/// NACKed numbers of one RTCP datagram that are looked at.
+const NACKS_MAX: usize = 512;
+
+pub(super) struct Feedback {
+    opener: RtcpOpener,
+    sealer: RtcpSealer,
+    cname: String,
+    tracks: Vec<Track>,
+    next_report: Instant,
+    /// Packets sent at the last report; no media, no report.
+    reported_packets: u32,
+    /// Recently sent again: canonical number, when, how often.
+    resends: VecDeque<(MediaKind, u64, Instant, u8)>,
+    /// Bytes that may be sent again.
+    allowance: u64,
+    /// Media bytes for which the allowance has grown.
+    credited: u64,
+    /// From our last sender report to its echo.
+    round_trip: Duration,
+    pub fraction_lost: u8,
+    /// SSRCs that reports have named since this was last emptied.
+    pub acknowledged: Vec<u32>,
+    /// The last FIR's number: a repeated one is the same request (RFC 5104 §4.3.1.1).
+    last_fir: Option<u8>,
+    /// Written and opened here.
+    buffer: Vec<u8>,
+    unix_offset: Duration,
+}
+
+struct Track {
+    kind: MediaKind,
+    ssrc: u32,
+    rtx: Option<Rtx>,
+    formats: Vec<BoundFormat>,
+}
+
+struct Rtx {
+    ssrc: u32,
+    next_seq: u64,
+}
+
+/// A number of the RTX stream, to be sealed once.
+pub(super) struct Resend {
+    pub ssrc: u32,
+    pub seq: u64,
+}
+
+impl Feedback {
+    pub fn new(keys: &MasterKeys, tracks: Vec<TrackSetup>, cname: String, rng: &mut StdRng) -> Feedback {
+        let tracks = tracks
+            .into_iter()
+            .map(|t| Track {
+                kind: t.kind,
+                ssrc: t.ssrc,
+                rtx: t.rtx_ssrc.map(|ssrc| Rtx { ssrc, next_seq: u64::from(rng.random::<u16>() & 0x7fff) }),
+                formats: t.formats,
+            })
+            .collect();
+        Feedback {
+            opener: RtcpOpener::new(keys.remote),
+            sealer: RtcpSealer::new(keys.local),
+            cname,
+            tracks,
+            // The first media brings the first report: lip sync needs it.
+            next_report: Instant::ZERO,
+            reported_packets: 0,
+            resends: VecDeque::new(),
+            allowance: RESEND_BYTES_MAX / 4,
+            credited: 0,
+            round_trip: Duration::ZERO,
+            fraction_lost: 0,
+            acknowledged: Vec::new(),
+            last_fir: None,
+            buffer: Vec::new(),
+            unix_offset: Duration::ZERO,
+        }
+    }
+
+    pub fn formats(&self, ssrc: u32) -> &[BoundFormat] {
+        self.tracks.iter().find(|t| t.ssrc == ssrc).map_or(&[], |t| &t.formats)
+    }
+
+    #[inline]
+    pub fn report_due(&self, now: Instant) -> bool {
+        now >= self.next_report
+    }
+
+    /// One sealed compound: a sender report per track, and our CNAME. `tracks`: SSRC, clock rate, newest timestamp, its
+    /// capture, packets, octets.
+    pub fn sender_reports(
+        &mut self,
+        now: Instant,
+        unix: Duration,
+        tracks: impl Iterator<Item = (u32, u32, u32, Instant, u32, u32)>,
+    ) -> Option<&[u8]> {
+        self.next_report = now + REPORT_INTERVAL;
+        self.unix_offset = unix.saturating_sub(now - Instant::ZERO);
+        self.buffer.clear();
+        let mut sent = 0u32;
+        let mut first = None;
+        for (ssrc, clock_rate, timestamp, captured, packets, octets) in tracks {
+            let elapsed = (now - captured).as_nanos() * u128::from(clock_rate) / 1_000_000_000;
+            let info = SenderInfo {
+                ntp: NtpTime::from_unix(unix),
+                // Truncation is what a wrapping clock does.
+                rtp_timestamp: timestamp.wrapping_add(elapsed as u32),
+                packets,
+                octets,
+            };
+            rtcp::write_sender_report(&mut self.buffer, ssrc, &info);
+            sent = sent.wrapping_add(packets);
+            first = first.or(Some(ssrc));
+        }
+        let first = first?;
+        if sent == self.reported_packets {
+            return None;
+        }
+        self.reported_packets = sent;
+        rtcp::write_sdes_cname(&mut self.buffer, first, &self.cname);
+        self.seal()
+    }
+
+    pub fn bye(&mut self, ssrcs: &[u32]) -> Option<&[u8]> {
+        let first = *ssrcs.first()?;
+        self.buffer.clear();
+        // A compound begins with a report (RFC 3550 §6.1).
+        rtcp::write_receiver_report(&mut self.buffer, first, &[]);
+        rtcp::write_sdes_cname(&mut self.buffer, first, &self.cname);
+        rtcp::write_bye(&mut self.buffer, ssrcs);
+        self.seal()
+    }
+
+    fn seal(&mut self) -> Option<&[u8]> {
+        self.sealer.seal_rtcp(&mut self.buffer).ok()?;
+        Some(&self.buffer)
+    }
+
+    /// See [`Egress::handle_rtcp`](super::egress::Egress::handle_rtcp). `locate` finds the canonical number behind an SSRC
+    /// and sequence number.
+    pub fn handle_rtcp(
+        &mut self,
+        now: Instant,
+        data: &[u8],
+        locate: impl Fn(u32, u16) -> Option<(MediaKind, u64)>,
+        kind_of: impl Fn(u32) -> Option<MediaKind>,
+        mut ask: impl FnMut(Asked),
+    ) -> bool {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        buffer.extend_from_slice(data);
+        let opened = self.opener.open_rtcp(&mut buffer);
+        if let Ok(bytes) = opened {
+            // What is malformed ends the compound; what came before it counts.
+            for packet in rtcp::parse(&buffer[..bytes]).map_while(Result::ok) {
+                self.handle_packet(now, packet, &locate, &kind_of, &mut ask);
+            }
+        }
+        self.buffer = buffer;
+        opened.is_ok()
+    }
+
+    fn handle_packet(
+        &mut self,
+        now: Instant,
+        packet: Rtcp,
+        locate: &impl Fn(u32, u16) -> Option<(MediaKind, u64)>,
+        kind_of: &impl Fn(u32) -> Option<MediaKind>,
+        ask: &mut impl FnMut(Asked),
+    ) {
+        match packet {
+            Rtcp::SenderReport { blocks, .. } | Rtcp::ReceiverReport { blocks, .. } => {
+                let middle = NtpTime::from_unix(self.unix_offset + (now - Instant::ZERO)).middle();
+                for block in blocks {
+                    if let Some(round_trip) = block.round_trip(middle) {
+                        self.round_trip = round_trip;
+                    }
+                    if kind_of(block.ssrc) == Some(MediaKind::Video) {
+                        self.fraction_lost = block.fraction_lost;
+                    }
+                    if self.acknowledged.len() < self.tracks.len() {
+                        self.acknowledged.push(block.ssrc);
+                    }
+                }
+            }
+            Rtcp::Pli { media, .. } if kind_of(media) == Some(MediaKind::Video) => ask(Asked::Keyframe),
+            Rtcp::Fir { entries, .. } => {
+                for entry in entries {
+                    if kind_of(entry.ssrc) == Some(MediaKind::Video) && self.last_fir != Some(entry.command_seq) {
+                        self.last_fir = Some(entry.command_seq);
+                        ask(Asked::Keyframe);
+                    }
+                }
+            }
+            Rtcp::Nack { media, lost, .. } => {
+                let located: Vec<(MediaKind, u64)> =
+                    lost.take(NACKS_MAX).filter_map(|seq| locate(media, seq)).collect();
+                if let Some((kind, _)) = located.first() {
+                    ask(Asked::Resend { kind: *kind, seqs: located.iter().map(|(_, seq)| *seq).collect() });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The next number of the RTX stream for a packet, unless it was sent again a moment ago, too often, or too much was.
+    pub fn grant_resend(
+        &mut self,
+        now: Instant,
+        kind: MediaKind,
+        seq: u64,
+        bytes: usize,
+        sent_octets: u64,
+    ) -> Option<Resend> {
+        self.allowance = (self.allowance + sent_octets.saturating_sub(self.credited) / 2).min(RESEND_BYTES_MAX);
+        self.credited = sent_octets;
+        if bytes as u64 > self.allowance {
+            return None;
+        }
+        let wait = self.round_trip.clamp(RESEND_INTERVAL_MIN, REPORT_INTERVAL);
+        match self.resends.iter_mut().find(|(k, s, ..)| (*k, *s) == (kind, seq)) {
+            Some((_, _, at, times)) => {
+                if now.since(*at) < wait || *times >= RESENDS_PER_PACKET_MAX {
+                    return None;
+                }
+                *at = now;
+                *times += 1;
+            }
+            None => {
+                if self.resends.len() >= RESENDS_REMEMBERED {
+                    self.resends.pop_front();
+                }
+                self.resends.push_back((kind, seq, now, 1));
+            }
+        }
+        let rtx = self.tracks.iter_mut().find(|t| t.kind == kind)?.rtx.as_mut()?;
+        self.allowance -= bytes as u64;
+        let granted = Resend { ssrc: rtx.ssrc, seq: rtx.next_seq };
+        rtx.next_seq += 1;
+        Some(granted)
+    }
+}
