@@ -4,6 +4,7 @@ pub mod classify;
 pub mod codec;
 pub mod keyframe;
 pub mod packet;
+pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
 pub mod stun;
