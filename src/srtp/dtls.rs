@@ -345,72 +345,105 @@ impl DtlsInstance for ObservedDtls {
 }
 
 #[cfg(test)]
+pub(super) use tests::{Packets, Peer, negotiate, shake_hands, start};
+
+#[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
     use std::net::SocketAddr;
 
-    use str0m::media::{Direction, MediaKind};
+    use str0m::media::{Direction, MediaKind, Mid};
     use str0m::net::{Protocol, Receive};
-    use str0m::{Candidate, Input, Output, Rtc, RtcConfig};
+    use str0m::{Candidate, Event, Input, Output, Rtc, RtcConfig};
 
     use super::*;
     use crate::wire::classify::{Kind, classify};
 
     /// One end of an in-memory path without delay or loss.
-    struct Peer {
-        rtc: Rtc,
-        observed: Observed,
-        addr: SocketAddr,
-        timeout: Instant,
+    pub struct Peer {
+        pub rtc: Rtc,
+        pub observed: Observed,
+        pub keys: KeySlot,
+        pub addr: SocketAddr,
+        pub timeout: Instant,
+        pub events: Vec<Event>,
     }
 
-    type Packets = VecDeque<str0m::net::Transmit>;
+    pub type Packets = VecDeque<str0m::net::Transmit>;
 
     impl Peer {
-        fn new(config: RtcConfig, port: u16, now: Instant) -> Peer {
-            let config = config.set_crypto_provider(crypto_provider());
-            let (mut rtc, observed) = observe(|| config.build(now));
-            let addr = SocketAddr::from(([10, 0, 0, 1], port));
-            rtc.add_local_candidate(Candidate::host(addr, "udp").unwrap()).unwrap();
-            Peer { rtc, observed, addr, timeout: now }
+        pub fn new(config: RtcConfig, port: u16, now: Instant) -> Peer {
+            Peer::with_provider(config, crypto_provider(), port, now)
         }
 
-        fn drain(&mut self, out: &mut Packets) {
+        pub fn with_provider(config: RtcConfig, provider: Arc<CryptoProvider>, port: u16, now: Instant) -> Peer {
+            let config = config.set_crypto_provider(provider);
+            let (mut rtc, observed, keys) = capture(|| config.build(now));
+            let addr = SocketAddr::from(([10, 0, 0, 1], port));
+            rtc.add_local_candidate(Candidate::host(addr, "udp").unwrap()).unwrap();
+            Peer { rtc, observed, keys, addr, timeout: now, events: Vec::new() }
+        }
+
+        pub fn drain(&mut self, out: &mut Packets) {
             loop {
                 match self.rtc.poll_output().unwrap() {
                     Output::Transmit(t) => out.push_back(t),
-                    Output::Event(_) => {}
+                    Output::Event(event) => self.events.push(event),
                     Output::Timeout(at) => break self.timeout = at,
                 }
             }
         }
 
-        fn handle(&mut self, now: Instant, packet: Option<&str0m::net::Transmit>, out: &mut Packets) {
-            let input = match packet {
-                None => Input::Timeout(now),
-                Some(t) => {
-                    Input::Receive(now, Receive::new(Protocol::Udp, t.source, t.destination, &t.contents).unwrap())
+        pub fn handle(&mut self, now: Instant, packet: Option<&str0m::net::Transmit>, out: &mut Packets) {
+            match packet {
+                None => {
+                    self.rtc.handle_input(Input::Timeout(now)).unwrap();
+                    self.drain(out);
                 }
-            };
-            self.rtc.handle_input(input).unwrap();
+                Some(t) => self.receive(now, t.source, &t.contents, out),
+            }
+        }
+
+        pub fn receive(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], out: &mut Packets) {
+            let receive = Receive::new(Protocol::Udp, from, self.addr, datagram).unwrap();
+            self.rtc.handle_input(Input::Receive(now, receive)).unwrap();
             self.drain(out);
         }
     }
 
+    impl CapturedKeys {
+        /// For peers that were both made to take the front of the material for that of another profile.
+        pub fn coerced(mut self, profile: SrtpProfile) -> CapturedKeys {
+            self.material = Zeroizing::new(Box::from(&self.material[..profile.keying_material_len()]));
+            self.profile = profile;
+            self
+        }
+    }
+
     #[expect(clippy::disallowed_methods, reason = "str0m wants a std instant to count virtual time from")]
-    fn start() -> Instant {
+    pub fn start() -> Instant {
         Instant::now()
     }
 
     /// Returns how long it takes. Virtual time stands still while packets are on their way, and jumps to the next
     /// timeout when none are. The first `lost` datagrams of the DTLS server are dropped.
-    fn connect(offerer: &mut Peer, answerer: &mut Peer, start: Instant, mut lost: usize) -> Duration {
+    fn connect(offerer: &mut Peer, answerer: &mut Peer, start: Instant, lost: usize) -> Duration {
+        negotiate(offerer, answerer, Direction::SendOnly);
+        shake_hands(offerer, answerer, start, lost)
+    }
+
+    /// One video m-line, whose direction is the offerer's.
+    pub fn negotiate(offerer: &mut Peer, answerer: &mut Peer, direction: Direction) -> Mid {
         let mut changes = offerer.rtc.sdp_api();
-        changes.add_media(MediaKind::Video, Direction::SendOnly, None, None, None);
+        let mid = changes.add_media(MediaKind::Video, direction, None, None, None);
         let (offer, pending) = changes.apply().unwrap();
         let answer = answerer.rtc.sdp_api().accept_offer(offer).unwrap();
         offerer.rtc.sdp_api().accept_answer(pending, answer).unwrap();
+        mid
+    }
 
+    /// See `connect`.
+    pub fn shake_hands(offerer: &mut Peer, answerer: &mut Peer, start: Instant, mut lost: usize) -> Duration {
         let mut now = start;
         let mut packets = Packets::new();
         offerer.drain(&mut packets);
@@ -449,6 +482,33 @@ mod tests {
             assert_eq!(peer.observed.profile(), Some(SrtpProfile::AEAD_AES_256_GCM));
             assert_eq!(peer.observed.version(), Some(ProtocolVersion::DTLS1_2));
         }
+    }
+
+    #[test]
+    fn both_peers_capture_the_same_keys_once() {
+        let start = start();
+        let mut offerer = Peer::new(RtcConfig::new(), 1, start);
+        let mut answerer = Peer::new(RtcConfig::new().set_ice_lite(true), 2, start);
+        assert!(answerer.keys.take_keys().is_none(), "no handshake yet");
+
+        connect(&mut offerer, &mut answerer, start, 0);
+
+        let [ours, theirs] = [&answerer, &offerer].map(|peer| peer.keys.take_keys().unwrap());
+        assert_eq!((ours.active(), theirs.active()), (false, true));
+        assert_eq!(ours.material, theirs.material);
+        assert!(ours.material.iter().any(|b| *b != 0));
+        assert!(answerer.keys.take_keys().is_none(), "taken already");
+        let shown = format!("{ours:?}");
+        assert_eq!(shown, "CapturedKeys { profile: AEAD_AES_256_GCM, active: false, .. }");
+    }
+
+    #[test]
+    fn keys_are_copied_only_for_whoever_asks() {
+        let build = || RtcConfig::new().set_crypto_provider(crypto_provider()).build(start());
+        let (_rtc, _, slot) = capture(build);
+        assert_eq!(Arc::strong_count(&slot.0), 2, "held by its session");
+        let ((_rtc, _), _, outer) = capture(|| observe(build));
+        assert_eq!(Arc::strong_count(&outer.0), 1, "the inner session did not ask");
     }
 
     #[test]

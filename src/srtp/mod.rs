@@ -11,3 +11,6 @@ pub mod keys;
 pub mod open;
 pub mod seal;
 mod window;
+
+#[cfg(test)]
+mod interop_tests;
