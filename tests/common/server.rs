@@ -1,6 +1,7 @@
 //! A real `manycast serve` in a process of its own.
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -59,6 +60,12 @@ impl Server {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where it takes media, as its banner says; it was started with one address.
+    pub fn udp(&self) -> SocketAddr {
+        let said = self.banner.iter().find_map(|l| l.strip_prefix("media ")?.trim().strip_prefix("UDP "));
+        said.and_then(|addr| addr.parse().ok()).expect("one address")
     }
 
     /// What it has logged since the last call.

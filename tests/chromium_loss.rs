@@ -1,0 +1,89 @@
+//! A real browser behind a bad network: what is lost on a viewer's leg comes again as RTX, and nobody notices.
+
+#![expect(clippy::disallowed_methods, reason = "real browsers live in real time")]
+
+mod common;
+
+#[path = "common/browser.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod browser;
+
+use std::time::Duration;
+
+use browser::{Browser, PATIENCE, Page, Stats, wait_until};
+use common::relay::Relay;
+use common::server::Server;
+use serde_json::json;
+
+const PLAYED: Duration = Duration::from_secs(60);
+
+/// Of the datagrams either way, handshakes included.
+const LOSS: f64 = 0.03;
+
+/// Makes the page take the relay for the server.
+fn send_through(page: &Page, relay: &Relay, server: &Server) {
+    let script = "const [server, relay] = arguments; \
+        const { prototype } = RTCPeerConnection; \
+        const set = prototype.setRemoteDescription; \
+        prototype.setRemoteDescription = function ({ type, sdp }) { \
+          return set.call(this, { type, sdp: sdp.replaceAll(` ${server} `, ` ${relay} `) }); \
+        };";
+    let as_in_sdp = |addr: std::net::SocketAddr| json!(format!("{} {}", addr.ip(), addr.port()));
+    page.run(script, vec![as_in_sdp(server.udp()), as_in_sdp(relay.addr)]);
+}
+
+#[test]
+fn a_viewer_plays_a_minute_of_3_percent_loss_both_ways_without_a_keyframe_beyond_its_join() {
+    let server = Server::start(&[]);
+    let relay = Relay::lossy(server.udp(), LOSS, 1);
+    let browser = Browser::start();
+    let publisher = browser.open(&format!("{}/?size=640x360&stream=live#publish", server.url));
+    publisher.click("publish-start");
+    publisher.wait_for_state("publish", "live");
+
+    let viewer = browser.open(&format!("{}/?stream=live#watch", server.url));
+    send_through(&viewer, &relay, &server);
+    viewer.click("watch-start");
+    viewer.wait_for_state("watch", "live");
+    viewer.wait_for_frames("watch", PATIENCE, 30.0);
+    let joined = viewer.stats("watch");
+    std::thread::sleep(PLAYED);
+
+    let lost = || relay.seen(|seen| seen.rtp.get(&ssrc(&joined)).copied().unwrap_or_default());
+    // What was lost last is still being repaired. Chromium's `packetsLost` counts what RTX has brought back, too.
+    let repaired =
+        || (viewer.stats("watch").video_in("retransmittedPacketsReceived") >= lost().lost as f64).then_some(());
+    let said = || format!("{:?}: {:#?}", lost(), viewer.stats("watch"));
+    wait_until(PATIENCE, repaired, said);
+
+    let played = viewer.stats("watch");
+    let grown = |key| played.video_in(key) - joined.video_in(key);
+    let asked = |stats: &Stats| stats.video_in("pliCount") + stats.video_in("firCount");
+    let summary = || {
+        let publisher = publisher.stats("publish");
+        format!(
+            "{:?}; decoded {}, dropped {}, freezes {}, NACKs {}, lost {}, resent {}; publisher's PLI {}; {:#?}",
+            lost(),
+            grown("framesDecoded"),
+            grown("framesDropped"),
+            grown("freezeCount"),
+            grown("nackCount"),
+            played.video_in("packetsLost"),
+            played.video_in("retransmittedPacketsReceived"),
+            publisher.video_out("pliCount"),
+            relay.seen(|s| (s.to_server, s.to_client)),
+        )
+    };
+    eprintln!("{}", summary());
+    // 3 % of what a publisher sends at 10 packets/s at least.
+    assert!(lost().lost >= 18, "the network was bad: {}", summary());
+    assert_eq!(asked(&played), asked(&joined), "{}", summary());
+    assert!(asked(&joined) <= 1.0, "{}", summary());
+    assert!(grown("framesDecoded") > 10.0 * PLAYED.as_secs_f64(), "{}", summary());
+    assert_eq!(server.metric("manycast_session_media_suppressed_total", ""), 0.0);
+    assert_eq!(browser.console_errors(), [""; 0]);
+}
+
+fn ssrc(stats: &Stats) -> u32 {
+    stats.video_in("ssrc") as u32
+}

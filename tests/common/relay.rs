@@ -1,0 +1,150 @@
+//! A UDP relay between clients and a server that loses what it is told to: netem is not in every kernel.
+//!
+//! ```text
+//! client ──> front ──> one socket per client ──> server
+//!        <──       <──                       <──
+//! ```
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use manycast::wire::classify::{Kind, classify};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// How soon its threads see that it is dropped.
+const TICK: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    ToServer,
+    ToClient,
+}
+
+/// What passed by in one direction.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Passed {
+    pub datagrams: u64,
+    pub lost: u64,
+}
+
+/// What it has seen.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub to_server: Passed,
+    pub to_client: Passed,
+    /// RTP on its way to clients, by SSRC.
+    pub rtp: HashMap<u32, Passed>,
+}
+
+type Loses = Box<dyn FnMut(Way, &[u8]) -> bool + Send>;
+
+/// Stops when dropped.
+pub struct Relay {
+    /// Where clients send, instead of to the server.
+    pub addr: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    server: SocketAddr,
+    front: UdpSocket,
+    state: Mutex<(Loses, Seen)>,
+    stopped: AtomicBool,
+}
+
+impl Relay {
+    /// Loses this share of the datagrams, either way.
+    pub fn lossy(server: SocketAddr, share: f64, seed: u64) -> Relay {
+        let mut rng = StdRng::seed_from_u64(seed);
+        Relay::start(server, move |_, _| rng.random_bool(share))
+    }
+
+    /// Loses the datagrams for which `loses` is true.
+    pub fn start(server: SocketAddr, loses: impl FnMut(Way, &[u8]) -> bool + Send + 'static) -> Relay {
+        let front = socket();
+        let addr = front.local_addr().expect("bound");
+        let state = Mutex::new((Box::new(loses) as Loses, Seen::default()));
+        let shared = Arc::new(Shared { server, front, state, stopped: AtomicBool::new(false) });
+        let run = shared.clone();
+        std::thread::spawn(move || run.carry_to_server());
+        Relay { addr, shared }
+    }
+
+    pub fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+        look(&self.shared.state().1)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn carry_to_server(self: Arc<Shared>) {
+        let mut backs: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+        let mut buffer = [0; 2048];
+        while !self.stopped.load(Ordering::Relaxed) {
+            let Ok((bytes, client)) = self.front.recv_from(&mut buffer) else { continue };
+            let back = backs.entry(client).or_insert_with(|| {
+                let (back, run) = (Arc::new(socket()), self.clone());
+                let of_thread = back.clone();
+                std::thread::spawn(move || run.carry_to_client(&of_thread, client));
+                back
+            });
+            if self.passes(Way::ToServer, &buffer[..bytes]) {
+                let _ = back.send_to(&buffer[..bytes], self.server);
+            }
+        }
+    }
+
+    fn carry_to_client(&self, back: &UdpSocket, client: SocketAddr) {
+        let mut buffer = [0; 2048];
+        while !self.stopped.load(Ordering::Relaxed) {
+            let Ok((bytes, _)) = back.recv_from(&mut buffer) else { continue };
+            if self.passes(Way::ToClient, &buffer[..bytes]) {
+                let _ = self.front.send_to(&buffer[..bytes], client);
+            }
+        }
+    }
+
+    fn passes(&self, way: Way, data: &[u8]) -> bool {
+        let (loses, seen) = &mut *self.state();
+        let lost = loses(way, data);
+        let add = |passed: &mut Passed| {
+            passed.datagrams += 1;
+            passed.lost += u64::from(lost);
+        };
+        match way {
+            Way::ToServer => add(&mut seen.to_server),
+            Way::ToClient => add(&mut seen.to_client),
+        }
+        if let (Way::ToClient, Some(ssrc)) = (way, rtp_ssrc(data)) {
+            add(seen.rtp.entry(ssrc).or_default());
+        }
+        !lost
+    }
+
+    fn state(&self) -> MutexGuard<'_, (Loses, Seen)> {
+        self.state.lock().unwrap_or_else(|failed| failed.into_inner())
+    }
+}
+
+/// SRTP leaves it in the clear.
+pub fn rtp_ssrc(data: &[u8]) -> Option<u32> {
+    let ssrc = data.get(8..12)?.try_into().ok()?;
+    (classify(data) == Some(Kind::Rtp)).then_some(u32::from_be_bytes(ssrc))
+}
+
+fn socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    socket.set_read_timeout(Some(TICK)).expect("a socket");
+    // A keyframe comes as one burst.
+    socket2::SockRef::from(&socket).set_recv_buffer_size(1 << 20).expect("a buffer");
+    socket
+}
