@@ -80,6 +80,11 @@ fn a_viewer_plays_a_minute_of_3_percent_loss_both_ways_without_a_keyframe_beyond
     assert_eq!(asked(&played), asked(&joined), "{}", summary());
     assert!(asked(&joined) <= 1.0, "{}", summary());
     assert!(grown("framesDecoded") > 10.0 * PLAYED.as_secs_f64(), "{}", summary());
+    for kind in ["audio", "video"] {
+        let report = played.0.iter().find(|s| s["type"] == "remote-outbound-rtp" && s["kind"] == kind);
+        let packets = report.and_then(|r| r["packetsSent"].as_f64());
+        assert!(packets.is_some_and(|p| p > 100.0), "{kind}: no sender report was taken: {report:#?}");
+    }
     assert_eq!(server.metric("manycast_session_media_suppressed_total", ""), 0.0);
     assert_eq!(browser.console_errors(), [""; 0]);
 }
