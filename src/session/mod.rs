@@ -5,6 +5,8 @@
 
 mod capture;
 pub mod egress;
+#[cfg(test)]
+mod egress_tests;
 mod feedback;
 pub mod negotiate;
 mod peer;
