@@ -774,3 +774,20 @@ fn damaged_offers_are_answered_whole_or_refused() {
         })
         .expect("every case");
 }
+
+#[test]
+fn a_new_certificate_is_for_new_sessions() {
+    let mut world = World::new("");
+    let fingerprint = |answer: &Response| {
+        let sdp = std::str::from_utf8(answer.body()).expect("text");
+        sdp.lines().find_map(|l| l.strip_prefix("a=fingerprint:")).expect("a fingerprint").to_owned()
+    };
+    let first = world.post("/whip/a", &other(PUBLISH, 1));
+    let certificate = Certificate::generate().expect("a certificate");
+    world.controller.set_certificate(certificate.clone());
+    let repeated = world.post("/whip/a", &other(PUBLISH, 1));
+    let second = world.post("/whip/b", &other(PUBLISH, 2));
+    assert_eq!(fingerprint(&repeated), fingerprint(&first), "the same session, so the same answer");
+    assert_ne!(fingerprint(&second), fingerprint(&first));
+    assert_eq!(fingerprint(&second), format!("sha-256 {}", certificate.fingerprint()));
+}

@@ -23,6 +23,9 @@ fn sound(world: &mut World, viewers: &[manycast::sim::ClientId]) {
     }
     let counters = world.counters();
     oracle::conservation(&counters).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    // Two writers under one key would seal an index twice: str0m never even tries.
+    let suppressed: u64 = counters.iter().map(|c| c.str0m_media_suppressed).sum();
+    assert_eq!(suppressed, 0, "seed {seed}: str0m wanted to send media beside us");
 }
 
 fn clean_run(seed: u64, shards: u16) -> Vec<(usize, usize, u64)> {
@@ -271,4 +274,126 @@ fn strangers_get_no_answer_and_cost_nothing() {
     world.run_for(SECOND);
     assert!(world.client(viewer).got().len() > packets + 100, "the healthy session goes on");
     sound(&mut world, &[viewer]);
+}
+
+#[test]
+fn a_viewer_with_another_certificate_than_its_offer_names_gets_no_media() {
+    for seed in 110..114 {
+        let mut world = World::new(seed, 2);
+        world.publish("a", Source::default(), Path::CLEAN);
+        world.run_for(SECOND);
+        let impostor = world.watch_as_impostor("a", Path::CLEAN);
+        world.run_for(5 * SECOND);
+        assert!(world.client(impostor).got().is_empty(), "seed {seed}");
+        let counters = world.counters();
+        assert_eq!(
+            counters.iter().map(|c| c.media_forwarded).sum::<u64>(),
+            0,
+            "seed {seed}: nothing was sealed for it"
+        );
+        assert_eq!(counters.iter().map(|c| c.str0m_media_suppressed).sum::<u64>(), 0, "seed {seed}");
+        assert_eq!(world.sessions(), 1, "seed {seed}: it is gone, the publisher is not");
+        let viewer = world.watch("a", Path::CLEAN);
+        world.run_for(SECOND);
+        assert!(world.client(viewer).got().len() > 100, "seed {seed}: others are served");
+        sound(&mut world, &[viewer]);
+    }
+}
+
+#[test]
+fn a_publisher_with_another_certificate_than_its_offer_names_is_not_heard() {
+    let mut world = World::new(115, 2);
+    world.publish("a", Source { id: 1, ..Source::default() }, Path::CLEAN);
+    world.run_for(SECOND);
+    let viewer = world.watch("a", Path::CLEAN);
+    world.run_for(2 * SECOND);
+    world.publish_as_impostor("a", Source { id: 2, ..Source::default() }, Path::CLEAN);
+    world.run_for(5 * SECOND);
+    let got = world.client(viewer).got();
+    assert!(got.iter().all(|g| g.stamp.source == 1), "the stream was not taken over");
+    let last = got.last().expect("media").at;
+    assert!(world.now().since(last) < SECOND, "and goes on");
+    sound(&mut world, &[viewer]);
+}
+
+#[test]
+fn sessions_live_on_when_the_certificate_changes() {
+    let mut world = World::new(120, 2);
+    world.publish("a", Source { id: 1, ..Source::default() }, Path::CLEAN);
+    world.run_for(SECOND);
+    let old = world.watch("a", Path::CLEAN);
+    world.run_for(SECOND);
+    // One that has its answer and not yet shaken hands, too.
+    let between = world.watch("a", Path::CLEAN);
+    world.rotate_certificate();
+    let new = world.watch("a", Path::CLEAN);
+    world.run_for(3 * SECOND);
+    for viewer in [old, between, new] {
+        let got = world.client(viewer).got();
+        let last = got.last().unwrap_or_else(|| panic!("{viewer:?} got nothing")).at;
+        assert!(world.now().since(last) < SECOND, "{viewer:?}");
+    }
+    world.publish("a", Source { id: 2, ..Source::default() }, Path::CLEAN);
+    world.run_for(3 * SECOND);
+    for viewer in [old, between, new] {
+        assert!(world.client(viewer).got().iter().any(|g| g.stamp.source == 2), "{viewer:?}");
+    }
+    sound(&mut world, &[old, between, new]);
+}
+
+/// Whoever can write another's address on his datagrams gets through the gate, and no further.
+#[test]
+fn a_flood_of_forged_rtcp_moves_nothing() {
+    use manycast::metrics::DropReason;
+    let mut world = World::new(130, 2);
+    let publisher = world.publish("a", Source::default(), Path::CLEAN);
+    world.run_for(SECOND);
+    let viewer = world.watch("a", Path::CLEAN);
+    world.run_for(2 * SECOND);
+    let totals = |world: &mut World| {
+        let counters = world.counters();
+        let sum = |f: fn(&manycast::metrics::Counters) -> u64| counters.iter().map(f).sum::<u64>();
+        (
+            sum(|c| c.nacks_received),
+            sum(|c| c.packets_resent),
+            sum(|c| c.keyframe_requests_received),
+            sum(|c| c.drops.of(DropReason::RtcpDiscarded)),
+        )
+    };
+    let (before, asked) = (totals(&mut world), world.client(publisher).keyframe_requests());
+    let from = world.client(viewer).addr();
+    for n in 0..5000u32 {
+        // NACK, PLI and FIR by their first bytes; what follows is noise of any length.
+        let first = [[0x81, 205], [0x81, 206], [0x84, 206]][n as usize % 3];
+        let noise = (0..40 + n % 1200).map(|i| (i.wrapping_mul(n).wrapping_mul(2_654_435_761) >> 24) as u8);
+        world.inject(from, first.into_iter().chain(noise).collect());
+        if n % 100 == 0 {
+            world.run_for(SECOND / 50);
+        }
+    }
+    world.run_for(2 * SECOND);
+    let after = totals(&mut world);
+    assert_eq!((after.0, after.1, after.2), (before.0, before.1, before.2), "nothing was asked for");
+    assert_eq!(after.3, before.3 + 5000, "each one was counted");
+    assert_eq!(world.client(publisher).keyframe_requests(), asked);
+    let judged = oracle::judge(world.client(viewer).got(), MediaKind::Video);
+    assert_eq!(judged.missing, 0);
+    sound(&mut world, &[viewer]);
+}
+
+/// Forged RTCP does not keep a session alive whose client is gone.
+#[test]
+fn only_authentic_packets_are_signs_of_life() {
+    let mut world = World::new(140, 2);
+    world.publish("a", Source::default(), Path::CLEAN);
+    world.run_for(SECOND);
+    let viewer = world.watch("a", Path::CLEAN);
+    world.run_for(2 * SECOND);
+    world.kill(viewer);
+    let from = world.client(viewer).addr();
+    for _ in 0..35 {
+        world.inject(from, [&[0x81, 205, 0, 9][..], &[7; 36]].concat());
+        world.run_for(SECOND);
+    }
+    assert_eq!(world.sessions(), 1);
 }

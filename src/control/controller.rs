@@ -31,6 +31,7 @@ use crate::session::negotiate::PeerConfig;
 use crate::session::{CloseReason, Role};
 use crate::shard::message::{Command, Event, Report, RequestId};
 use crate::shard::placement::Slot;
+use crate::srtp::dtls::Certificate;
 use crate::units::Instant;
 
 /// What the controller wants done.
@@ -168,9 +169,9 @@ impl Controller {
         self.stalled = stalled;
     }
 
-    /// For sessions from now on: the certificate changes daily, addresses may change.
-    pub fn set_peer_config(&mut self, peer: PeerConfig) {
-        self.peer = peer;
+    /// For sessions from now on; those that there are keep the one that their answer names.
+    pub fn set_certificate(&mut self, certificate: Certificate) {
+        self.peer.certificate = certificate;
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {

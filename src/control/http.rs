@@ -35,6 +35,8 @@ use crate::config::{CorsOrigins, HttpLimits};
 use crate::id::ShardId;
 use crate::limits;
 use crate::shard::message::{Command, Event, RequestId};
+use crate::srtp::dtls::Certificate;
+use crate::srtp::rotation::Rotation;
 use crate::units::{Epoch, Instant};
 
 /// Where commands to the shards go.
@@ -103,14 +105,22 @@ pub async fn serve(
     let mut stop = pin!(stop);
     let mut deadline = None;
     let mut last_request = 0u64;
+    let mut rotation = Rotation::new(now(epoch));
     loop {
         back.flush(&mut controller);
         let now = now(epoch);
+        if rotation.is_due(now) {
+            match Certificate::generate() {
+                Ok(certificate) => controller.set_certificate(certificate),
+                Err(e) => warn!(error = %e, "the certificate stays for another day"),
+            }
+        }
         if deadline.is_some_and(|d| controller.is_stopped() || now >= d) {
             break;
         }
         let retry = if back.backlog.is_empty() { Instant::FAR_FUTURE } else { now + RETRY_INTERVAL };
         let wake = controller.next_timeout().min(retry).min(deadline.unwrap_or(Instant::FAR_FUTURE));
+        let wake = wake.min(rotation.next_timeout());
         tokio::select! {
             Some((request, reply)) = called.recv() => {
                 last_request += 1;

@@ -196,6 +196,24 @@ impl World {
         self.sign_up(client, path, &format!("/whep/{stream}"), &offer)
     }
 
+    /// As [`Self::watch`], but the offer names another certificate than the client's own.
+    pub fn watch_as_impostor(&mut self, stream: &str, path: Path) -> ClientId {
+        let (client, offer) = Client::viewer(self.now, self.epoch, self.next_addr(), self.crypto.clone());
+        self.sign_up(client, path, &format!("/whep/{stream}"), &with_other_fingerprint(&offer))
+    }
+
+    /// As [`Self::publish`], but the offer names another certificate than the client's own.
+    pub fn publish_as_impostor(&mut self, stream: &str, source: Source, path: Path) -> ClientId {
+        let (addr, seed) = (self.next_addr(), self.rng.random());
+        let (client, offer) = Client::publisher(self.now, self.epoch, addr, self.crypto.clone(), source, seed);
+        self.sign_up(client, path, &format!("/whip/{stream}"), &with_other_fingerprint(&offer))
+    }
+
+    /// A day has passed: new sessions show a new certificate.
+    pub fn rotate_certificate(&mut self) {
+        self.controller.set_certificate(Certificate::generate().expect("the cipher library can make a key"));
+    }
+
     /// DELETE on the session's URL; returns the status.
     pub fn delete(&mut self, id: ClientId) -> u16 {
         let location = self.clients[id.0].location.clone();
@@ -453,6 +471,15 @@ impl World {
         let kind = classify(data).map_or(9, |k| k as u64);
         self.trace.record(self.now, way, client.0 as u64, kind);
     }
+}
+
+/// Of the right form: one digit differs.
+fn with_other_fingerprint(offer: &str) -> String {
+    let prefix = "a=fingerprint:sha-256 ";
+    let at = offer.find(prefix).expect("a fingerprint") + prefix.len();
+    let digit = if offer[at..].starts_with('A') { "B" } else { "A" };
+    let right = offer[at..].lines().next().expect("its line");
+    offer.replace(right, &format!("{digit}{}", &right[1..]))
 }
 
 fn ip_bits(addr: SocketAddr) -> u64 {

@@ -9,6 +9,7 @@ mod cipher;
 pub mod dtls;
 pub mod keys;
 pub mod open;
+pub mod rotation;
 pub mod seal;
 mod window;
 
