@@ -397,3 +397,35 @@ fn only_authentic_packets_are_signs_of_life() {
     }
     assert_eq!(world.sessions(), 1);
 }
+
+/// All that can happen to a stream and to its viewers, over a bad network.
+#[test]
+fn whole_lives_are_sound() {
+    for seed in 150..154 {
+        let mut world = World::new(seed, 3);
+        let source = |id| Source { id, keyframe_interval: 60, ..Source::default() };
+        let first = world.publish("a", source(1), Path::LOSSY);
+        world.run_for(2 * SECOND);
+        let viewers: Vec<_> = (0..4).map(|_| world.watch("a", Path::LOSSY)).collect();
+        world.run_for(3 * SECOND);
+        world.rebind(viewers[0]);
+        world.request_keyframe(viewers[1]);
+        world.run_for(2 * SECOND);
+        world.kill(first);
+        world.run_for(5 * SECOND);
+        // Its goodbye, when the third takes over, may be lost: DTLS does not repeat it.
+        world.publish("a", source(2), Path::LOSSY);
+        world.run_for(3 * SECOND);
+        world.publish("a", source(3), Path::LOSSY);
+        world.run_for(3 * SECOND);
+        world.leave(viewers[2]);
+        assert_eq!(world.delete(viewers[3]), 200, "seed {seed}");
+        world.run_for(20 * SECOND);
+        sound(&mut world, &viewers);
+        let sources = |v: manycast::sim::ClientId| {
+            let got = world.client(v).got().iter();
+            got.map(|g| g.stamp.source).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(sources(viewers[0]).len(), 3, "seed {seed}");
+    }
+}

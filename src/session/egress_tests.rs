@@ -136,7 +136,7 @@ impl Scene {
         let written = self.egress.write(kind, &packets, &run, &mut self.out);
         assert!(matches!(written, Written::Sent { packets, .. } if u64::from(packets) == count), "{written:?}");
         self.sent.extend(packets);
-        self.now = self.now + PACKET_INTERVAL;
+        self.now += PACKET_INTERVAL;
         self.take_rtp()
     }
 
@@ -256,9 +256,9 @@ fn a_stream_passes_its_roll_overs_without_a_gap() {
 fn a_packet_that_is_asked_for_twice_gets_two_indices_of_the_rtx_stream_and_none_of_its_own() {
     let mut scene = Scene::new(2);
     let sent = scene.send(MediaKind::Video, 8);
-    scene.now = scene.now + Duration::from_millis(100);
+    scene.now += Duration::from_millis(100);
     let first = scene.resend(10_003);
-    scene.now = scene.now + Duration::from_millis(100);
+    scene.now += Duration::from_millis(100);
     let second = scene.resend(10_003);
     for (resent, nth) in [(&first, 0), (&second, 1)] {
         let [packet] = &resent[..] else { panic!("{resent:?}") };
@@ -277,7 +277,7 @@ fn a_packet_is_sent_again_at_intervals_and_ten_times_at_most() {
     let first = scene.resend(10_003)[0].index;
     assert_eq!(scene.resend(10_003).len(), 0, "a NACK that crossed the first resend");
     for _ in 0..50 {
-        scene.now = scene.now + Duration::from_secs(1);
+        scene.now += Duration::from_secs(1);
         scene.send(MediaKind::Video, 8);
         scene.resend(10_003);
     }
@@ -317,7 +317,7 @@ fn a_sender_report_tells_the_moment_of_capture() {
     scene.now = captured + Duration::from_millis(350);
     let (_, compound) = scene.report().expect("the first media brings the first report");
     let reports = sender_reports(&compound);
-    let of = |ssrc| reports.iter().find(|(s, _)| *s == ssrc).expect("a report on each track").1.clone();
+    let of = |ssrc| reports.iter().find(|(s, _)| *s == ssrc).expect("a report on each track").1;
     let ntp = NtpTime::from_unix(UNIX_AT_START + (scene.now - Instant::ZERO));
     for (ssrc, timestamp, ticks) in
         [(VIDEO, timestamps[0], 350 * 90), (AUDIO, timestamps[1], (350 - PACKET_INTERVAL.as_millis() as u32) * 48)]
@@ -339,8 +339,8 @@ fn a_sender_report_is_about_the_publishers_clock_and_not_about_arrival() {
         let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
         scene.egress.write(MediaKind::Video, &[canonical], &run, &mut scene.out);
         scene.take_rtp();
-        scene.now = scene.now + Duration::from_millis(500);
-        sender_reports(&scene.report().expect("due").1)[0].1.clone()
+        scene.now += Duration::from_millis(500);
+        sender_reports(&scene.report().expect("due").1)[0].1
     };
     assert_eq!(report(Duration::ZERO), report(Duration::from_millis(400)));
 }
@@ -349,7 +349,7 @@ fn a_sender_report_is_about_the_publishers_clock_and_not_about_arrival() {
 fn a_sender_report_counts_what_was_sent_once() {
     let mut scene = Scene::new(12);
     scene.send(MediaKind::Video, 8);
-    scene.now = scene.now + Duration::from_millis(100);
+    scene.now += Duration::from_millis(100);
     assert_eq!(scene.resend(10_001).len() + scene.resend(10_002).len(), 2);
     let (_, compound) = scene.report().expect("due");
     let [(ssrc, info)] = &sender_reports(&compound)[..] else { panic!("audio has sent nothing") };
@@ -367,9 +367,9 @@ fn reports_come_once_a_second_and_only_with_media() {
         reports += usize::from(scene.report().is_some());
     }
     assert!((9..=11).contains(&reports), "{reports}");
-    scene.now = scene.now + Duration::from_secs(60);
+    scene.now += Duration::from_secs(60);
     let last = scene.report();
-    scene.now = scene.now + Duration::from_secs(60);
+    scene.now += Duration::from_secs(60);
     assert!(scene.report().is_none(), "{last:?}");
 }
 
@@ -402,7 +402,7 @@ fn srtcp_indices_count_by_one_whatever_is_said() {
     let mut indices = Vec::new();
     for kind in [MediaKind::Video, MediaKind::Audio, MediaKind::Audio, MediaKind::Video] {
         scene.send(kind, 1);
-        scene.now = scene.now + Duration::from_secs(1);
+        scene.now += Duration::from_secs(1);
         indices.push(scene.report().expect("due").0);
     }
     scene.egress.say_bye(&mut scene.out);
@@ -493,7 +493,7 @@ fn media_follows_the_nominated_pair() {
         scene.next_seq[0] += 1;
         let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
         scene.egress.write(MediaKind::Video, &packets, &run, &mut scene.out);
-        scene.now = scene.now + Duration::from_secs(1);
+        scene.now += Duration::from_secs(1);
         scene.egress.report_if_due(scene.now, UNIX_AT_START, &mut scene.out);
         scene.egress.resend(scene.now, MediaKind::Video, &packets[0], &mut scene.out);
         scene.egress.say_bye(&mut scene.out);

@@ -236,3 +236,21 @@ fn rtcp_aad(clear: &[u8], trailer: [u8; 4]) -> [u8; RTCP_CLEAR_BYTES + RTCP_INDE
 fn roll_overs(index: u64) -> [u8; 4] {
     ((index >> 16) as u32).to_be_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::{MasterKey, Purpose};
+    use super::*;
+
+    /// aws-lc wipes what it expands; this is all that is ours.
+    #[test]
+    fn the_salt_is_wiped_on_drop() {
+        fn wiped(_: &impl zeroize::ZeroizeOnDrop) {}
+        for (profile, key, salt) in [(Profile::Aes256Gcm, 32, 12), (Profile::Aes128CmSha1, 16, 14)] {
+            let (key, salt) = (vec![1; key], vec![2; salt]);
+            let master = MasterKey::new(profile, &key, &salt).expect("the profile's lengths");
+            let Cipher { profile: _, salt, suite: _ } = &Cipher::new(&master.session_key(Purpose::Rtp));
+            wiped(salt);
+        }
+    }
+}

@@ -502,6 +502,19 @@ mod tests {
         assert_eq!(shown, "CapturedKeys { profile: AEAD_AES_256_GCM, active: false, .. }");
     }
 
+    /// And nothing is left where they were taken from.
+    #[test]
+    fn captured_keys_are_wiped_on_drop() {
+        fn wiped(_: &impl zeroize::ZeroizeOnDrop) {}
+        let material = Zeroizing::new(Box::from([1; 56]));
+        let keys = CapturedKeys { profile: SrtpProfile::AEAD_AES_128_GCM, material, active: false };
+        let CapturedKeys { profile: _, material, active: _ } = &keys;
+        wiped(material);
+        let slot = KeySlot(Arc::new(Mutex::new(Some(keys))));
+        assert!(slot.take_keys().is_some());
+        assert!(lock(&slot.0).is_none());
+    }
+
     #[test]
     fn keys_are_copied_only_for_whoever_asks() {
         let build = || RtcConfig::new().set_crypto_provider(crypto_provider()).build(start());

@@ -279,6 +279,17 @@ pub(super) mod tests {
         assert!(MasterKey::new(Profile::Aes128Gcm, &[0; 16], &[0; 14]).is_err());
     }
 
+    /// Whatever is derived: a field of another type does not compile here.
+    #[test]
+    fn session_keys_are_wiped_on_drop() {
+        fn wiped(_: &impl zeroize::ZeroizeOnDrop) {}
+        let key = MasterKey::new(Profile::Aes128CmSha1, &[1; 16], &[2; 14]).unwrap().session_key(Purpose::Rtp);
+        let SessionKey { profile: _, cipher, auth, salt } = &key;
+        wiped(cipher);
+        wiped(auth);
+        wiped(salt);
+    }
+
     #[test]
     fn a_key_is_never_printed() {
         let key = [0xab; 16];

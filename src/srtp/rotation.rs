@@ -45,7 +45,7 @@ mod tests {
         let mut rotation = Rotation::new(now);
         let mut made = Vec::new();
         for hours in 1..=24 * 7 {
-            now = now + hour;
+            now += hour;
             if rotation.is_due(now) {
                 made.push(hours);
                 assert!(!rotation.is_due(now));
