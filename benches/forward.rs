@@ -4,11 +4,13 @@
 //! - `gate`: a stranger's datagram through `Shard::handle_datagram`, until it is counted and forgotten: RTP from an
 //!   unknown 4-tuple (1200 bytes), STUN for an unknown ufrag, STUN with a wrong MESSAGE-INTEGRITY (92 bytes each). ns
 //!   a datagram.
-//! - `route`: one VP8 packet through `Fanout::route`, which numbers it canonically, and a walk over 1, 10, 100 or 1000
-//!   viewers' keys; the viewers are numbers, not sessions. ns a packet, not a viewer.
+//! - `track`: what one packet costs once per shard: its canonical number, its place in the store; and what it costs to
+//!   find it there for a NACK. ns a packet.
+//! - `fanout`: one or ten VP8 packets of 1100 bytes, decrypted, to 10, 100 or 1000 viewers: numbered, stored, cut into
+//!   runs, and for each viewer rewritten and sealed (AES-256-GCM) into the send batch. "elem" is a copy.
 //! - `shard`: one SRTP packet with 1100 bytes of VP8 from its publisher through a whole shard to 1, 10 or 100 viewers,
-//!   until the sealed copies lie in the send batch: demux, open, route, number, write, seal. ns a packet; "elem" is a
-//!   copy. Both legs are str0m's, sealed with AES-256-GCM, the profile that str0m's clients and ours agree on.
+//!   until the sealed copies lie in the send batch: demux, open (str0m), and `fanout` one by one. ns a packet; "elem" is
+//!   a copy. Sealed with AES-256-GCM, the profile that str0m's clients and ours agree on.
 //!
 //! Not measured: system calls, and whatever a core pays for waiting and being woken. In `shard` the clients' own work
 //! is outside the clock, and so is what they say back (reports, NACK, STUN), and timers. It does evict our caches, as
@@ -20,27 +22,31 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use manycast::datagram::{Received, SendBatch, SocketId};
-use manycast::forward::fanout::Fanout;
+use manycast::forward::burst::Segmenting;
+use manycast::forward::canonical::Canonical;
+use manycast::forward::fanout::{Fanout, Taken};
+use manycast::forward::store::Store;
 use manycast::forward::table::Stream;
 use manycast::id::{Generation, SessionId, ShardId, StreamId};
-use manycast::session::negotiate::{self, PeerConfig, PublishRequest, WatchRequest};
-use manycast::shard::Shard;
+use manycast::session::egress::{Egress, ExtensionIds, TrackSetup, Written};
+use manycast::session::negotiate::{self, BoundFormat, PeerConfig, PublishRequest, WatchRequest};
 use manycast::shard::message::Command;
 use manycast::shard::placement::Slot;
+use manycast::shard::{Shard, ShardConfig};
 use manycast::sim::client::{Client, Source};
-use manycast::srtp::dtls::{self, Certificate};
+use manycast::srtp::dtls::{self, Certificate, SrtpProfile};
+use manycast::srtp::keys::MasterKeys;
 use manycast::units::{Epoch, Instant};
 use manycast::wire::classify::{Kind, classify};
 use manycast::wire::codec::Format;
-use manycast::wire::packet::MediaPacket;
+use manycast::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket};
 use manycast::wire::sdp::{Offer, finish_answer};
 use manycast::wire::vp8::Vp8Header;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
-use str0m::rtp::ExtensionValues;
 
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 8080);
 const SHARD: ShardId = ShardId(0);
@@ -49,13 +55,13 @@ const STREAM: StreamId = StreamId(1);
 
 criterion_group! {
     name = benches;
-    // 15 figures: a minute in all. Its default of 100,000 resamples would double that and change no digit.
+    // 22 figures: a minute and a half in all. Its default of 100,000 resamples would double that and change no digit.
     config = Criterion::default()
         .sample_size(50)
         .nresamples(10_000)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_millis(2500));
-    targets = bench_classify, bench_gate, bench_route, bench_shard
+    targets = bench_classify, bench_gate, bench_track, bench_fanout, bench_shard
 }
 criterion_main!(benches);
 
@@ -93,42 +99,127 @@ fn bench_gate(c: &mut Criterion) {
     assert!(out.is_empty(), "a stranger gets no answer");
 }
 
-fn bench_route(c: &mut Criterion) {
-    let payload: Vec<u8> = [0x90, 0xe0, 0x80, 1, 1, 0x20, 0].into_iter().chain([0; 1093]).collect();
-    let mut packet = MediaPacket {
-        stream: STREAM,
-        kind: MediaKind::Video,
-        generation: Generation(1),
-        format: Format::VP8,
-        ssrc: 1,
-        seq: 1,
-        timestamp: 0,
-        marker: false,
-        starts_keyframe: true,
-        vp8: Vp8Header::parse(&payload),
-        extensions: ExtensionValues::default(),
-        arrival: Instant::ZERO,
-        payload: Arc::from(payload),
-    };
-    let mut group = c.benchmark_group("route");
-    for viewers in [1, 10, 100, 1000] {
-        let stream = Arc::new(Stream::new(STREAM, "bench"));
-        let mut fanout = Fanout::new(SHARD);
-        for viewer in 0..viewers {
-            fanout.join(&stream, MediaKind::Video, viewer);
-        }
-        group.bench_function(BenchmarkId::new("viewers", viewers), |b| {
-            b.iter(|| {
-                packet.seq += 1;
-                packet.timestamp = packet.timestamp.wrapping_add(300);
-                let routed = fanout.route(black_box(&packet)).expect("viewers").expect("a place");
-                for viewer in routed.viewers {
-                    black_box((viewer, &routed.canonical));
-                }
+fn bench_track(c: &mut Criterion) {
+    let mut group = c.benchmark_group("track");
+    let mut source = Burst::new();
+    let mut canonical = Canonical::default();
+    let mut packet = source.next();
+    group.bench_function("number", |b| {
+        b.iter_batched(
+            || {
+                packet = source.next();
+                packet.clone()
+            },
+            |packet| canonical.place(black_box(&packet)).expect("a place"),
+            BatchSize::SmallInput,
+        );
+    });
+    let mut store = Store::default();
+    let placed: Vec<CanonicalPacket> = (0..4096).map(|_| canonical.place(&source.next()).expect("a place")).collect();
+    let mut next = (0..).map(|i: usize| &placed[i % placed.len()]);
+    group.bench_function("store", |b| {
+        b.iter_batched(|| next.next().expect("endless").clone(), |packet| store.insert(packet), BatchSize::SmallInput);
+    });
+    let newest = placed.iter().map(|p| p.seq).max().expect("stored");
+    for packet in &placed {
+        store.insert(packet.clone());
+    }
+    group.bench_function("look up for a NACK", |b| b.iter(|| store.get(black_box(newest - 100)).expect("stored")));
+    group.finish();
+}
+
+fn bench_fanout(c: &mut Criterion) {
+    let mut group = c.benchmark_group("fanout");
+    for burst in [1, 10] {
+        for viewers in [10, 100, 1000] {
+            let stream = Arc::new(Stream::new(STREAM, "bench"));
+            let mut fanout = Fanout::new(SHARD, Segmenting::default());
+            let mut table: Vec<Egress> = (0..viewers).map(viewer).collect();
+            for viewer in 0..viewers {
+                fanout.join(&stream, MediaKind::Video, viewer);
+            }
+            let mut source = Burst::new();
+            let mut out = SendBatch::new();
+            group.throughput(Throughput::Elements((viewers * burst) as u64));
+            group.bench_function(BenchmarkId::new(format!("bursts of {burst}"), viewers), |b| {
+                b.iter_batched(
+                    || (0..burst).map(|_| source.next()).collect::<Vec<_>>(),
+                    |packets| {
+                        for packet in &packets {
+                            assert_eq!(fanout.handle(packet), Taken::Queued);
+                        }
+                        while let Some(quantum) = fanout.poll() {
+                            let written =
+                                table[quantum.viewer].write(quantum.kind, quantum.packets, quantum.run, &mut out);
+                            assert!(matches!(written, Written::Sent { .. }));
+                            if out.is_full() {
+                                black_box(&out);
+                                out.clear();
+                            }
+                        }
+                        fanout.finished();
+                    },
+                    BatchSize::SmallInput,
+                );
             });
-        });
+        }
     }
     group.finish();
+}
+
+/// A publisher's VP8 packets of 1100 bytes.
+struct Burst {
+    seq: u64,
+}
+
+impl Burst {
+    fn new() -> Burst {
+        Burst { seq: 0 }
+    }
+
+    fn next(&mut self) -> Arc<MediaPacket> {
+        self.seq += 1;
+        let payload: Vec<u8> = [0x90, 0xe0, 0x80, 1, 1, 0x20, 0].into_iter().chain([0; 1093]).collect();
+        Arc::new(MediaPacket {
+            stream: STREAM,
+            kind: MediaKind::Video,
+            generation: Generation(1),
+            format: Format::VP8,
+            ssrc: 1,
+            seq: self.seq,
+            timestamp: (self.seq * 300) as u32,
+            marker: false,
+            starts_keyframe: true,
+            vp8: Vp8Header::parse(&payload),
+            extensions: EndToEnd::default(),
+            arrival: Instant::ZERO,
+            captured: Instant::ZERO,
+            payload: Arc::from(payload),
+        })
+    }
+}
+
+/// A connected viewer's media plane.
+fn viewer(number: usize) -> Egress {
+    let material = [number as u8; 88];
+    let keys = MasterKeys::split(&material, SrtpProfile::AEAD_AES_256_GCM, false).expect("as long as it must be");
+    let track = TrackSetup {
+        kind: MediaKind::Video,
+        mid: "0".to_owned(),
+        ssrc: number as u32 + 1,
+        rtx_ssrc: Some(number as u32 + 100_000),
+        formats: vec![BoundFormat {
+            payload_type: 96.into(),
+            format: Format::VP8,
+            rtx: Some(97.into()),
+            nack: true,
+            pli: true,
+            fir: false,
+        }],
+        extensions: ExtensionIds { mid: 4, ..ExtensionIds::default() },
+    };
+    let remote = SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 5000));
+    Egress::new(&keys, vec![track], "bench".to_owned(), Some((SOCKET, remote)), &mut StdRng::seed_from_u64(1))
 }
 
 fn bench_shard(c: &mut Criterion) {
@@ -195,7 +286,7 @@ impl Room {
             },
             rng: StdRng::seed_from_u64(1),
             stream: Arc::new(Stream::new(STREAM, "bench")),
-            shard: Shard::new(SHARD),
+            shard: Shard::new(SHARD, ShardConfig::default()),
             clients: Vec::new(),
             by_addr: BTreeMap::new(),
             on_the_way: VecDeque::new(),

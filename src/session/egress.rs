@@ -1,6 +1,6 @@
 //! The media plane of one viewer, ours alone: header, SRTP, and what of a packet differs from viewer to viewer.
 //!
-//! This is the hot part, one per viewer in the shard's dense table; what RTCP needs stands apart in [`Feedback`]. str0m
+//! This is the hot part, one per viewer in the shard's dense table; what RTCP needs stands apart, in `feedback`. str0m
 //! keeps ICE and DTLS of the session. No function here allocates: copies are written straight into the send batch.
 
 use std::net::SocketAddr;
@@ -66,7 +66,7 @@ pub(super) struct PayloadTypes {
 
 /// The ids that the viewer gave to header extensions; 0: it does not want it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ExtensionIds {
+pub struct ExtensionIds {
     pub mid: u8,
     pub audio_level: u8,
     pub video_orientation: u8,
@@ -89,7 +89,8 @@ enum Start {
 }
 
 /// What negotiation settled for one track.
-pub(super) struct TrackSetup {
+#[derive(Clone, Debug)]
+pub struct TrackSetup {
     pub kind: MediaKind,
     pub mid: String,
     pub ssrc: u32,
@@ -128,7 +129,9 @@ pub enum Asked {
 }
 
 impl Egress {
-    pub(super) fn new(
+    /// `keys` come from a DTLS handshake whose certificate is verified. `path`: the pair that the client has nominated, if
+    /// it has.
+    pub fn new(
         keys: &MasterKeys,
         tracks: Vec<TrackSetup>,
         cname: String,
@@ -289,7 +292,7 @@ impl Egress {
         }
     }
 
-    /// Sends a stored packet again, on the RTX stream (RFC 4588). False: not now, by the limits of [`Feedback`].
+    /// Sends a stored packet again, on the RTX stream (RFC 4588). False: not now, by the limits of `feedback`.
     pub fn resend(&mut self, now: Instant, kind: MediaKind, canonical: &CanonicalPacket, out: &mut SendBatch) -> bool {
         let (Some((socket, remote)), Some(track)) = (self.path, &mut self.tracks[kind as usize]) else { return false };
         let Start::Running { from, first_seq } = track.start else { return false };

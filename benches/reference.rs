@@ -1,0 +1,278 @@
+//! The floor under a forwarded packet on this machine: a program that does nothing but receive, copy, seal and send.
+//!
+//! One thread takes bursts of RTP-like datagrams from a socket and for each of N viewers copies them behind a fresh
+//! header, seals them with the viewer's own key and sends them as segments of one message (UDP_SEGMENT), 64 messages
+//! to a `sendmmsg`. No ICE, no DTLS, no RTCP, no NACK, no numbering, no timers, one profile. Another thread sends the
+//! bursts and a third one reads what the viewers get, without GRO.
+//!
+//! Prints CPU µs per forwarded packet (CLOCK_THREAD_CPUTIME_ID of the forwarding thread) and what was lost on the way.
+//! Not measured: a network card.
+//!
+//! `cargo bench --bench reference -- [viewers] [packets/s] [burst] [seconds] [128|256|cm]`
+
+#![expect(unsafe_code, reason = "the barest way: system calls without anything of ours around them")]
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
+use std::mem;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use manycast::srtp::keys::{MasterKey, Profile};
+use manycast::srtp::seal::RtpSealer;
+
+const PAYLOAD_BYTES: usize = 1100;
+const HEADER_BYTES: usize = 12;
+const MESSAGES: usize = 64;
+const BURST_MAX: usize = 64;
+
+struct Options {
+    viewers: usize,
+    rate: u64,
+    burst: usize,
+    seconds: u64,
+    profile: Profile,
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let number = |at: usize, default: u64| words.get(at).and_then(|w| w.parse().ok()).unwrap_or(default);
+    let options = Options {
+        viewers: number(0, 100) as usize,
+        rate: number(1, 1000),
+        burst: (number(2, 10) as usize).clamp(1, BURST_MAX),
+        seconds: number(3, 5),
+        profile: match words.get(4).map(String::as_str) {
+            Some("cm") => Profile::Aes128CmSha1,
+            Some("128") => Profile::Aes128Gcm,
+            _ => Profile::Aes256Gcm,
+        },
+    };
+    let (cpu, forwarded, got) = run(&options);
+    println!(
+        "reference: {} viewers, {} packets/s in bursts of {}, {PAYLOAD_BYTES} B, {:?}: {:.3} µs CPU per forwarded packet, \
+         {forwarded} forwarded, {:.2} % lost",
+        options.viewers,
+        options.rate,
+        options.burst,
+        options.profile,
+        cpu.as_secs_f64() * 1e6 / forwarded as f64,
+        100.0 * forwarded.saturating_sub(got) as f64 / forwarded as f64,
+    );
+}
+
+/// CPU of the forwarding thread, packets forwarded, packets that arrived.
+fn run(options: &Options) -> (Duration, u64, u64) {
+    let input = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    input.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket");
+    let output = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    socket2::SockRef::from(&output).set_send_buffer_size(4 << 20).expect("a buffer");
+    let sinks: Vec<UdpSocket> = (0..options.viewers).map(|_| sink()).collect();
+    let destinations: Vec<libc::sockaddr_in> = sinks.iter().map(address).collect();
+    let target = input.local_addr().expect("bound");
+    let (stop, got) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| drain(&sinks, &stop, &got));
+        let source = scope.spawn(|| send_bursts(target, options));
+        let (cpu, forwarded) = forward(&input, &output, &destinations, options);
+        source.join().expect("the source");
+        // What is still in the sinks' queues.
+        std::thread::sleep(Duration::from_millis(200));
+        stop.store(true, Ordering::Relaxed);
+        (cpu, forwarded, got.load(Ordering::Relaxed))
+    })
+}
+
+fn sink() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    socket.set_nonblocking(true).expect("a socket");
+    socket2::SockRef::from(&socket).set_recv_buffer_size(512 * 1024).expect("a buffer");
+    socket
+}
+
+fn address(socket: &UdpSocket) -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: socket.local_addr().expect("bound").port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 1]) },
+        sin_zero: [0; 8],
+    }
+}
+
+/// `rate` packets a second, `burst` at a time.
+fn send_bursts(target: std::net::SocketAddr, options: &Options) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let packet = [0x80u8; HEADER_BYTES + PAYLOAD_BYTES];
+    let start = Instant::now();
+    for burst in 0..options.rate * options.seconds / options.burst as u64 {
+        let due = Duration::from_secs(1) * (burst * options.burst as u64) as u32 / options.rate as u32;
+        std::thread::sleep(due.saturating_sub(start.elapsed()));
+        for _ in 0..options.burst {
+            socket.send_to(&packet, target).expect("sent");
+        }
+    }
+}
+
+fn drain(sinks: &[UdpSocket], stop: &AtomicBool, got: &AtomicU64) {
+    let mut memory = vec![[0u8; 2048]; 64];
+    // SAFETY: a zeroed mmsghdr is one without name, vectors and control data.
+    let mut headers: Vec<libc::mmsghdr> = (0..64).map(|_| unsafe { mem::zeroed() }).collect();
+    let mut vectors: Vec<libc::iovec> =
+        memory.iter_mut().map(|m| libc::iovec { iov_base: m.as_mut_ptr().cast(), iov_len: m.len() }).collect();
+    for (header, vector) in headers.iter_mut().zip(&mut vectors) {
+        header.msg_hdr.msg_iov = vector;
+        header.msg_hdr.msg_iovlen = 1;
+    }
+    while !stop.load(Ordering::Relaxed) {
+        let mut any = false;
+        for sink in sinks {
+            // SAFETY: each header points to one vector, each vector to 2048 bytes that live in this function.
+            let n = unsafe { libc::recvmmsg(sink.as_raw_fd(), headers.as_mut_ptr(), 64, 0, std::ptr::null_mut()) };
+            if n > 0 {
+                got.fetch_add(n as u64, Ordering::Relaxed);
+                any = true;
+            }
+        }
+        if !any {
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+}
+
+/// The thread that is measured.
+fn forward(
+    input: &UdpSocket,
+    output: &UdpSocket,
+    destinations: &[libc::sockaddr_in],
+    options: &Options,
+) -> (Duration, u64) {
+    let sealers: Vec<RtpSealer> = (0..destinations.len()).map(|i| sealer(options.profile, i)).collect();
+    let tag_bytes = sealers[0].tag_bytes();
+    let segment = HEADER_BYTES + PAYLOAD_BYTES + tag_bytes;
+    // As many messages as stay in the L2 cache, as the server has it.
+    let messages_max = (100_000 / (segment * options.burst)).clamp(1, MESSAGES);
+    let mut arena = vec![0u8; messages_max * options.burst * segment];
+    let mut incoming = vec![[0u8; 2048]; options.burst];
+    let mut sender = Sender::new(messages_max);
+    let (mut seq, mut forwarded) = (0u64, 0u64);
+    let expected = options.rate * options.seconds / options.burst as u64 * options.burst as u64;
+    let start = cpu_time();
+    while seq < expected {
+        let count = receive(input, &mut incoming);
+        if count == 0 {
+            break;
+        }
+        for (chunk, group) in destinations.chunks(messages_max).enumerate() {
+            for (i, destination) in group.iter().enumerate() {
+                let message = &mut arena[i * options.burst * segment..][..count * segment];
+                for (k, packet) in message.chunks_exact_mut(segment).enumerate() {
+                    let number = seq + k as u64;
+                    packet[..HEADER_BYTES].copy_from_slice(&[0x80, 96, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+                    packet[2..4].copy_from_slice(&(number as u16).to_be_bytes());
+                    packet[HEADER_BYTES..][..PAYLOAD_BYTES].copy_from_slice(&incoming[k][..PAYLOAD_BYTES]);
+                    sealers[chunk * messages_max + i].seal_rtp(packet, HEADER_BYTES, 1, number);
+                }
+                sender.add(message, destination, (count > 1).then_some(segment as u16));
+            }
+            sender.flush(output);
+            forwarded += (group.len() * count) as u64;
+        }
+        seq += count as u64;
+    }
+    (cpu_time() - start, forwarded)
+}
+
+fn sealer(profile: Profile, viewer: usize) -> RtpSealer {
+    let (key_bytes, salt_bytes) = match profile {
+        Profile::Aes128Gcm => (16, 12),
+        Profile::Aes256Gcm => (32, 12),
+        Profile::Aes128CmSha1 => (16, 14),
+    };
+    let key = vec![viewer as u8 ^ 0x5a; key_bytes];
+    let salt = vec![viewer as u8; salt_bytes];
+    RtpSealer::new(MasterKey::new(profile, &key, &salt).expect("the profile's lengths"))
+}
+
+/// One burst, or what is there of it; 0 after the last.
+fn receive(input: &UdpSocket, incoming: &mut [[u8; 2048]]) -> usize {
+    let mut count = 0;
+    while count < incoming.len() && input.recv(&mut incoming[count]).is_ok() {
+        count += 1;
+    }
+    count
+}
+
+/// Messages of one `sendmmsg`, set up once.
+struct Sender {
+    headers: Vec<libc::mmsghdr>,
+    vectors: Vec<libc::iovec>,
+    controls: Vec<Control>,
+    used: usize,
+}
+
+/// One UDP_SEGMENT control message.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; 32]);
+
+impl Sender {
+    fn new(messages: usize) -> Sender {
+        Sender {
+            // SAFETY: a zeroed mmsghdr is one without name, vectors and control data.
+            headers: (0..messages).map(|_| unsafe { mem::zeroed() }).collect(),
+            vectors: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; messages],
+            controls: vec![Control([0; 32]); messages],
+            used: 0,
+        }
+    }
+
+    fn add(&mut self, message: &mut [u8], destination: &libc::sockaddr_in, segment: Option<u16>) {
+        let i = self.used;
+        self.vectors[i] = libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: message.len() };
+        let header = &mut self.headers[i].msg_hdr;
+        header.msg_name = std::ptr::from_ref(destination).cast_mut().cast();
+        header.msg_namelen = mem::size_of::<libc::sockaddr_in>() as u32;
+        header.msg_iov = &mut self.vectors[i];
+        header.msg_iovlen = 1;
+        header.msg_control = std::ptr::null_mut();
+        header.msg_controllen = 0;
+        if let Some(segment) = segment {
+            header.msg_control = self.controls[i].0.as_mut_ptr().cast();
+            // SAFETY: 32 bytes, aligned to 8, hold the header and data of one control message of two bytes.
+            unsafe {
+                header.msg_controllen = libc::CMSG_SPACE(2) as usize;
+                let control = libc::CMSG_FIRSTHDR(header);
+                (*control).cmsg_level = libc::SOL_UDP;
+                (*control).cmsg_type = libc::UDP_SEGMENT;
+                (*control).cmsg_len = libc::CMSG_LEN(2) as usize;
+                libc::CMSG_DATA(control).cast::<u16>().write_unaligned(segment);
+            }
+        }
+        self.used += 1;
+    }
+
+    fn flush(&mut self, output: &UdpSocket) {
+        let mut sent = 0;
+        while sent < self.used {
+            // SAFETY: the first `used` headers were set by `add`; what they point to lives in the caller until here.
+            let n = unsafe {
+                libc::sendmmsg(
+                    output.as_raw_fd(),
+                    self.headers[sent..].as_mut_ptr(),
+                    (self.used - sent) as u32,
+                    libc::MSG_DONTWAIT,
+                )
+            };
+            sent += usize::try_from(n).unwrap_or(0).max(1);
+        }
+        self.used = 0;
+    }
+}
+
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec for the kernel to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
