@@ -16,42 +16,36 @@
 //! is outside the clock, and so is what they say back (reports, NACK, STUN), and timers. It does evict our caches, as
 //! the kernel's would.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::hint::black_box;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use manycast::datagram::{Received, SendBatch, SocketId};
+use manycast::datagram::{Received, SendBatch};
 use manycast::forward::burst::Segmenting;
 use manycast::forward::canonical::Canonical;
 use manycast::forward::fanout::{Fanout, Taken};
 use manycast::forward::store::Store;
 use manycast::forward::table::Stream;
-use manycast::id::{Generation, SessionId, ShardId, StreamId};
+use manycast::id::Generation;
 use manycast::session::egress::{Egress, ExtensionIds, TrackSetup, Written};
-use manycast::session::negotiate::{self, BoundFormat, PeerConfig, PublishRequest, WatchRequest};
-use manycast::shard::message::Command;
-use manycast::shard::placement::Slot;
-use manycast::shard::{Shard, ShardConfig};
-use manycast::sim::client::{Client, Source};
-use manycast::srtp::dtls::{self, Certificate, SrtpProfile};
+use manycast::session::negotiate::BoundFormat;
+use manycast::srtp::dtls::SrtpProfile;
 use manycast::srtp::keys::MasterKeys;
-use manycast::units::{Epoch, Instant};
-use manycast::wire::classify::{Kind, classify};
+use manycast::units::Instant;
+use manycast::wire::classify::classify;
 use manycast::wire::codec::Format;
 use manycast::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket};
-use manycast::wire::sdp::{Offer, finish_answer};
 use manycast::wire::vp8::Vp8Header;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
-const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 8080);
-const SHARD: ShardId = ShardId(0);
-const SOCKET: SocketId = SocketId(0);
-const STREAM: StreamId = StreamId(1);
+#[path = "../tests/crowd/room.rs"]
+mod room;
+
+use room::{Room, SHARD, SOCKET, STREAM};
 
 criterion_group! {
     name = benches;
@@ -77,7 +71,7 @@ fn bench_classify(c: &mut Criterion) {
 }
 
 fn bench_gate(c: &mut Criterion) {
-    let mut room = Room::new();
+    let mut room = Room::new(nanoseconds);
     let ufrag = room.watch();
     let mut shard = room.shard;
     let mut out = SendBatch::new();
@@ -225,210 +219,25 @@ fn viewer(number: usize) -> Egress {
 fn bench_shard(c: &mut Criterion) {
     let mut group = c.benchmark_group("shard");
     for viewers in [1, 10, 100] {
-        let mut room = Room::new();
-        room.publish();
-        for _ in 0..viewers {
-            room.watch();
-        }
-        room.run_until(|room| room.clients.iter().all(|c| c.connected_at.is_some()));
-        // Long enough for the keyframe that all of them wait for, and for str0m's resend caches to fill.
-        let playing = room.now + Duration::from_secs(3);
-        room.run_until(|room| room.now >= playing);
+        let mut room = Room::playing(nanoseconds, viewers, false);
         group.throughput(Throughput::Elements(viewers));
-        group.bench_function(BenchmarkId::new("viewers", viewers), |b| b.iter_custom(|packets| room.time(packets)));
+        group.bench_function(BenchmarkId::new("viewers", viewers), |b| {
+            b.iter_custom(|packets| {
+                // A frame comes at once, so up to nine packets too many may be timed: the mean is scaled.
+                let spent = room.spend(packets);
+                Duration::from_nanos(spent.amount).mul_f64(packets as f64 / spent.packets as f64)
+            });
+        });
         let lost = room.clients[1..].iter().any(|c| c.got().windows(2).any(|w| w[1].seq != w[0].seq + 1));
         assert!(!lost, "a viewer missed packets: the figures are not of what they claim");
     }
     group.finish();
 }
 
-/// One shard and its clients in virtual time, without a network between them.
-struct Room {
-    now: Instant,
-    epoch: Epoch,
-    config: PeerConfig,
-    rng: StdRng,
-    stream: Arc<Stream>,
-    shard: Shard,
-    /// The publisher is the first.
-    clients: Vec<Client>,
-    by_addr: BTreeMap<SocketAddr, usize>,
-    on_the_way: VecDeque<Datagram>,
-    out: SendBatch,
-    spent: Spent,
-}
-
-/// What the shard had to do with the publisher's media.
-#[derive(Clone, Copy, Default)]
-struct Spent {
-    packets: u64,
-    time: Duration,
-}
-
-struct Datagram {
-    client: usize,
-    to_shard: bool,
-    data: Vec<u8>,
-}
-
-impl Room {
-    fn new() -> Room {
-        fastrand::seed(1);
-        let epoch = Epoch::new(wall_clock());
-        Room {
-            now: Instant::ZERO,
-            epoch,
-            config: PeerConfig {
-                epoch,
-                candidates: Arc::from([SERVER]),
-                crypto: dtls::simulated_crypto_provider(),
-                certificate: Certificate::generate().expect("the cipher library can make a key"),
-            },
-            rng: StdRng::seed_from_u64(1),
-            stream: Arc::new(Stream::new(STREAM, "bench")),
-            shard: Shard::new(SHARD, ShardConfig::default()),
-            clients: Vec::new(),
-            by_addr: BTreeMap::new(),
-            on_the_way: VecDeque::new(),
-            out: SendBatch::new(),
-            spent: Spent::default(),
-        }
-    }
-
-    /// 2.6 Mbit/s of video in frames of 10 packets.
-    fn publish(&mut self) {
-        let source = Source { packets_per_frame: 10, audio: false, ..Source::default() };
-        let crypto = self.config.crypto.clone();
-        let (client, offer) = Client::publisher(self.now, self.epoch, self.next_addr(), crypto, source, 1);
-        let offer = Offer::parse(&offer).expect("a client's own offer");
-        let request = PublishRequest {
-            session: self.next_session(),
-            stream: STREAM,
-            generation: Generation(1),
-            pli_interval: None,
-            video_codecs: Vec::new(),
-        };
-        let negotiated = negotiate::publish(self.now, &self.config, &offer, request, &mut self.rng);
-        self.sign_up(client, &offer, negotiated.expect("an offer that can be answered"));
-    }
-
-    /// Returns our ufrag for the new viewer.
-    fn watch(&mut self) -> String {
-        let crypto = self.config.crypto.clone();
-        let (client, offer) = Client::viewer(self.now, self.epoch, self.next_addr(), crypto);
-        let offer = Offer::parse(&offer).expect("a client's own offer");
-        let request = WatchRequest { session: self.next_session(), stream: STREAM, published: Vec::new() };
-        let negotiated = negotiate::watch(self.now, &self.config, &offer, request, &mut self.rng);
-        self.sign_up(client, &offer, negotiated.expect("an offer that can be answered"))
-    }
-
-    fn sign_up(&mut self, mut client: Client, offer: &Offer, negotiated: negotiate::Negotiated) -> String {
-        let answer = finish_answer(&negotiated.answer, offer).expect("a whole answer");
-        client.accept_answer(self.now, &answer).expect("the shard's answer");
-        let announce = Command::Announce {
-            ufrag: negotiated.local_ufrag.clone(),
-            pwd: negotiated.local_pwd,
-            slot: Arc::new(Slot::new(self.next_session(), self.stream.clone(), negotiated.session)),
-        };
-        self.shard.handle_command(self.now, announce, &mut self.out);
-        self.by_addr.insert(client.addr(), self.clients.len());
-        self.clients.push(client);
-        negotiated.local_ufrag
-    }
-
-    fn next_addr(&self) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, 1], 5000 + self.clients.len() as u16))
-    }
-
-    fn next_session(&self) -> SessionId {
-        SessionId(self.clients.len() as u64 + 1)
-    }
-
-    /// The shard's time for so many packets of the publisher's.
-    fn time(&mut self, packets: u64) -> Duration {
-        let before = self.spent;
-        // A frame comes at once, so up to nine packets too many may be timed: the mean is scaled.
-        self.run_until(|room| room.spent.packets >= before.packets + packets);
-        let (time, timed) = (self.spent.time - before.time, self.spent.packets - before.packets);
-        time.mul_f64(packets as f64 / timed as f64)
-    }
-
-    fn run_until(&mut self, done: impl Fn(&Room) -> bool) {
-        while !done(self) {
-            self.step();
-        }
-    }
-
-    /// Does what falls due next, and everything that follows from it.
-    fn step(&mut self) {
-        let due = |client: &Client| client.next_timeout();
-        let (client, at) = self.clients.iter().map(due).enumerate().min_by_key(|(_, at)| *at).expect("clients");
-        self.now = self.now.max(at.min(self.shard.next_timeout()));
-        if at <= self.now {
-            self.clients[client].handle_timeout(self.now);
-            self.collect(client);
-        } else {
-            self.shard.handle_timeout(self.now, &mut self.out);
-            self.finish_round();
-        }
-        while let Some(datagram) = self.on_the_way.pop_front() {
-            self.deliver(datagram);
-        }
-    }
-
-    fn deliver(&mut self, datagram: Datagram) {
-        let Datagram { client, to_shard, data } = datagram;
-        if to_shard {
-            let remote = self.clients[client].addr();
-            let before = wall_clock();
-            self.shard.handle_datagram(self.now, Received { socket: SOCKET, remote, data: &data }, &mut self.out);
-            let mut spent = before.elapsed();
-            spent += self.finish_round();
-            if client == 0 && classify(&data) == Some(Kind::Rtp) {
-                self.spent.packets += 1;
-                self.spent.time += spent;
-            }
-        } else {
-            self.clients[client].handle_datagram(self.now, SERVER, &data);
-            self.collect(client);
-        }
-    }
-
-    /// Takes everything that the shard has to say, and returns the time that it took to write the datagrams.
-    fn finish_round(&mut self) -> Duration {
-        let mut spent = Duration::ZERO;
-        loop {
-            let before = wall_clock();
-            let more = self.shard.poll_transmit(self.now, &mut self.out);
-            spent += before.elapsed();
-            for message in self.out.iter() {
-                let client = self.by_addr[&message.remote];
-                self.on_the_way.push_back(Datagram { client, to_shard: false, data: message.data.to_vec() });
-            }
-            self.out.clear();
-            if !more {
-                break;
-            }
-        }
-        self.shard.handle_flushed(self.now);
-        // To itself: requests for keyframes.
-        while let Some((_, message)) = self.shard.poll_peer() {
-            self.shard.handle_peer(self.now, message, &mut self.out);
-        }
-        while self.shard.poll_event().is_some() {}
-        spent
-    }
-
-    fn collect(&mut self, client: usize) {
-        while let Some((_, data)) = self.clients[client].poll_transmit() {
-            self.on_the_way.push_back(Datagram { client, to_shard: true, data });
-        }
-    }
-}
-
 #[expect(clippy::disallowed_methods, reason = "a bench is about wall-clock time")]
-fn wall_clock() -> std::time::Instant {
-    std::time::Instant::now()
+fn nanoseconds() -> u64 {
+    static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+    START.elapsed().as_nanos() as u64
 }
 
 fn datagram(first: u8, second: u8, bytes: usize) -> Vec<u8> {

@@ -147,6 +147,8 @@ impl Driver {
         if now >= self.shard.next_timeout() {
             self.shard.handle_timeout(now, &mut self.out);
         }
+        // Before this shard's own copies: the others can work meanwhile.
+        self.hand_over();
         // One flush a turn: what has come meanwhile is looked at before the next, so audio waits for one flush at most.
         worked |= self.shard.poll_transmit(now, &mut self.out);
         flush(&mut self.shard, self.backend.as_mut(), &mut self.out);
