@@ -151,7 +151,6 @@ fn bench_fanout(c: &mut Criterion) {
                                 out.clear();
                             }
                         }
-                        fanout.finished();
                     },
                     BatchSize::SmallInput,
                 );

@@ -36,8 +36,6 @@ pub struct Fanout<K> {
     ready: [VecDeque<StreamId>; 2],
     /// What is left of the front video track's turn.
     quanta_left: usize,
-    /// When the packets of finished jobs had been received.
-    finished: Vec<Instant>,
 }
 
 #[derive(Debug)]
@@ -156,7 +154,6 @@ impl<K: Copy + PartialEq> Fanout<K> {
             streams: FxHashMap::default(),
             ready: [VecDeque::new(), VecDeque::new()],
             quanta_left: QUANTA_PER_TURN,
-            finished: Vec::new(),
         }
     }
 
@@ -249,7 +246,6 @@ impl<K: Copy + PartialEq> Fanout<K> {
                 }
                 return Some((kind, stream, run, viewer));
             }
-            self.finished.extend(job.packets.iter().map(|p| p.packet.arrival));
             if let Some(mut job) = track.job.take() {
                 job.clear();
                 track.spare = Some(job);
@@ -260,11 +256,6 @@ impl<K: Copy + PartialEq> Fanout<K> {
     /// Whether anything waits to be sent.
     pub fn is_idle(&self) -> bool {
         self.ready.iter().all(VecDeque::is_empty)
-    }
-
-    /// Arrival times of packets whose last copy has been written since the last call.
-    pub fn finished(&mut self) -> std::vec::Drain<'_, Instant> {
-        self.finished.drain(..)
     }
 
     /// A packet of the track's recent past.

@@ -171,7 +171,7 @@ pub struct Counters {
     pub sessions_started: u64,
     pub sessions_ended: u64,
     pub drops: Drops,
-    /// From a datagram's receipt to the end of the flush that sent its last copy.
+    /// Of each copy: from the receipt of its packet to the return of the flush that sent it.
     pub latency: Latency,
 }
 
@@ -200,10 +200,11 @@ impl Latency {
         Duration::from_millis(100),
     ];
 
-    pub fn observe(&mut self, latency: Duration) {
+    pub fn observe(&mut self, latency: Duration, times: u64) {
         let bucket = Latency::BOUNDS.iter().position(|b| latency <= *b).unwrap_or(Latency::BOUNDS.len());
-        self.buckets[bucket] += 1;
-        self.sum += latency;
+        self.buckets[bucket] += times;
+        // What `times` are within one flush is far below 2³².
+        self.sum += latency * times as u32;
     }
 
     pub fn buckets(&self) -> &[u64] {
@@ -257,10 +258,10 @@ mod tests {
     #[test]
     fn latency_falls_into_the_bucket_that_holds_it() {
         let mut latency = Latency::default();
-        latency.observe(Duration::from_micros(20));
-        latency.observe(Duration::from_micros(21));
-        latency.observe(Duration::from_secs(1));
-        assert_eq!((latency.buckets()[0], latency.buckets()[1], latency.buckets()[12]), (1, 1, 1));
-        assert_eq!(latency.count(), 3);
+        latency.observe(Duration::from_micros(20), 1);
+        latency.observe(Duration::from_micros(21), 2);
+        latency.observe(Duration::from_secs(1), 1);
+        assert_eq!((latency.buckets()[0], latency.buckets()[1], latency.buckets()[12]), (1, 2, 1));
+        assert_eq!(latency.count(), 4);
     }
 }

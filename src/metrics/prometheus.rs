@@ -122,7 +122,7 @@ mod tests {
     fn a_report_renders_as_prometheus_text() {
         let mut counters = Counters { media_forwarded: 7, ..Counters::default() };
         counters.drops.count(DropReason::StunUnknownUfrag);
-        counters.latency.observe(Duration::from_micros(30));
+        counters.latency.observe(Duration::from_micros(30), 1);
         let report =
             ShardFigures { shard: ShardId(1), counters, publishers: 1, viewers: 3, backend: vec![("rearmed", 2)] };
         let text = render(&Gauges { streams: 1, sessions_waiting: 2 }, &[report]);

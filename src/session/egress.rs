@@ -10,7 +10,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
-use super::feedback::{Feedback, Resend};
+use super::feedback::{Feedback, REPORT_INTERVAL, Resend};
 use super::negotiate::BoundFormat;
 use crate::datagram::{SendBatch, SocketId};
 use crate::srtp::keys::MasterKeys;
@@ -30,6 +30,8 @@ pub struct Egress {
     path: Option<(SocketId, SocketAddr)>,
     /// Audio and video.
     tracks: [Option<TrackTx>; 2],
+    /// When the next sender report is due, if media was sent. The first media brings the first: lip sync needs it.
+    next_report: Instant,
     feedback: Box<Feedback>,
 }
 
@@ -162,7 +164,7 @@ impl Egress {
             cold.push(track);
         }
         let feedback = Box::new(Feedback::new(keys, cold, cname, rng));
-        Egress { sealer: RtpSealer::new(keys.local), path, tracks: hot, feedback }
+        Egress { sealer: RtpSealer::new(keys.local), path, tracks: hot, next_report: Instant::ZERO, feedback }
     }
 
     /// The client has nominated this pair; STUN has authenticated that.
@@ -251,13 +253,14 @@ impl Egress {
     /// `unix_at_start`: the wall clock at [`Instant::ZERO`].
     #[inline]
     pub fn report_if_due(&mut self, now: Instant, unix_at_start: Duration, out: &mut SendBatch) {
-        if self.feedback.report_due(now) {
+        if now >= self.next_report {
             self.report(now, unix_at_start + (now - Instant::ZERO), out);
         }
     }
 
     #[cold]
     fn report(&mut self, now: Instant, unix: Duration, out: &mut SendBatch) {
+        self.next_report = now + REPORT_INTERVAL;
         let Some((socket, remote)) = self.path else { return };
         let tracks = self.tracks.iter().flatten().filter_map(|t| {
             let (timestamp, captured) = t.newest?;

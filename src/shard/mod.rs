@@ -52,6 +52,8 @@ pub struct Shard {
     peers: VecDeque<(ShardId, PeerMessage)>,
     events: VecDeque<Event>,
     counters: Counters,
+    /// Copies of this round: when their packets had been received, and how many in a row.
+    copied: Vec<(Instant, u64)>,
     next_report: Instant,
     stopping: bool,
 }
@@ -123,6 +125,7 @@ impl Shard {
             peers: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
+            copied: Vec::new(),
             next_report: Instant::ZERO + limits::REPORT_INTERVAL,
             stopping: false,
         }
@@ -222,10 +225,15 @@ impl Shard {
             // A viewer that leaves is taken out of the fan-out first.
             let viewer = &mut self.viewers[quantum.viewer];
             let packets = quantum.run.packets.len() as u64;
+            let arrival = quantum.packets[quantum.run.packets.start].packet.arrival;
             let dropped = match viewer.egress.write(quantum.kind, quantum.packets, quantum.run, out) {
                 Written::Sent { packets, payload_bytes } => {
                     self.counters.media_forwarded += u64::from(packets);
                     self.counters.media_forwarded_bytes += u64::from(payload_bytes);
+                    match self.copied.last_mut() {
+                        Some((same, copies)) if *same == arrival => *copies += u64::from(packets),
+                        _ => self.copied.push((arrival, u64::from(packets))),
+                    }
                     viewer.egress.report_if_due(now, self.config.unix_at_start, out);
                     continue;
                 }
@@ -270,8 +278,8 @@ impl Shard {
 
     /// The flush that sent this round's copies is over.
     pub fn handle_flushed(&mut self, now: Instant) {
-        for at in self.fanout.finished() {
-            self.counters.latency.observe(now.since(at));
+        for (arrival, copies) in self.copied.drain(..) {
+            self.counters.latency.observe(now.since(arrival), copies);
         }
     }
 
