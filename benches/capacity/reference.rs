@@ -5,10 +5,7 @@
 //! to a `sendmmsg`. No ICE, no DTLS, no RTCP, no NACK, no numbering, no timers, one profile. Another thread sends the
 //! bursts and a third one reads what the viewers get, without GRO.
 //!
-//! Prints CPU µs per forwarded packet (CLOCK_THREAD_CPUTIME_ID of the forwarding thread) and what was lost on the way.
-//! Not measured: a network card.
-//!
-//! `cargo bench --bench reference -- [viewers] [packets/s] [burst] [seconds] [128|256|cm]`
+//! CPU is CLOCK_THREAD_CPUTIME_ID of the forwarding thread.
 
 #![expect(unsafe_code, reason = "the barest way: system calls without anything of ours around them")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
@@ -22,44 +19,32 @@ use std::time::{Duration, Instant};
 use manycast::srtp::keys::{MasterKey, Profile};
 use manycast::srtp::seal::RtpSealer;
 
-const PAYLOAD_BYTES: usize = 1100;
 const HEADER_BYTES: usize = 12;
 const MESSAGES: usize = 64;
-const BURST_MAX: usize = 64;
+/// By one call of a receiver.
+const MESSAGES_READ: usize = 16;
 
-struct Options {
-    viewers: usize,
-    rate: u64,
-    burst: usize,
-    seconds: u64,
-    profile: Profile,
+/// What is forwarded to how many.
+pub struct Options {
+    pub viewers: usize,
+    /// Packets a second.
+    pub rate: u64,
+    pub burst: usize,
+    pub seconds: u64,
+    pub payload_bytes: usize,
+    /// UDP_GRO at the receivers.
+    pub gro: bool,
+    pub profile: Profile,
 }
 
-fn main() {
-    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let number = |at: usize, default: u64| words.get(at).and_then(|w| w.parse().ok()).unwrap_or(default);
-    let options = Options {
-        viewers: number(0, 100) as usize,
-        rate: number(1, 1000),
-        burst: (number(2, 10) as usize).clamp(1, BURST_MAX),
-        seconds: number(3, 5),
-        profile: match words.get(4).map(String::as_str) {
-            Some("cm") => Profile::Aes128CmSha1,
-            Some("128") => Profile::Aes128Gcm,
-            _ => Profile::Aes256Gcm,
-        },
-    };
-    let (cpu, forwarded, got) = run(&options);
-    println!(
-        "reference: {} viewers, {} packets/s in bursts of {}, {PAYLOAD_BYTES} B, {:?}: {:.3} µs CPU per forwarded packet, \
-         {forwarded} forwarded, {:.2} % lost",
-        options.viewers,
-        options.rate,
-        options.burst,
-        options.profile,
-        cpu.as_secs_f64() * 1e6 / forwarded as f64,
-        100.0 * forwarded.saturating_sub(got) as f64 / forwarded as f64,
-    );
+/// CPU of the forwarding thread by packets forwarded, in µs.
+pub fn cpu_us(options: &Options) -> f64 {
+    let (cpu, forwarded, got) = run(options);
+    let lost = 100.0 * forwarded.saturating_sub(got) as f64 / forwarded as f64;
+    if lost > 1.0 {
+        eprintln!("the reference lost {lost:.1} %");
+    }
+    cpu.as_secs_f64() * 1e6 / forwarded as f64
 }
 
 /// CPU of the forwarding thread, packets forwarded, packets that arrived.
@@ -68,14 +53,24 @@ fn run(options: &Options) -> (Duration, u64, u64) {
     input.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket");
     let output = UdpSocket::bind("127.0.0.1:0").expect("a port");
     socket2::SockRef::from(&output).set_send_buffer_size(4 << 20).expect("a buffer");
-    let sinks: Vec<UdpSocket> = (0..options.viewers).map(|_| sink()).collect();
+    let sinks: Vec<UdpSocket> = (0..options.viewers).map(|_| sink(options.gro)).collect();
     let destinations: Vec<libc::sockaddr_in> = sinks.iter().map(address).collect();
-    let target = input.local_addr().expect("bound");
+    let target = address(&input);
     let (stop, got) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        scope.spawn(|| drain(&sinks, &stop, &got));
-        let source = scope.spawn(|| send_bursts(target, options));
-        let (cpu, forwarded) = forward(&input, &output, &destinations, options);
+        scope.spawn(|| {
+            stay_on(1);
+            drain(&sinks, segment(options), &stop, &got);
+        });
+        let source = scope.spawn(|| {
+            stay_on(1);
+            send_bursts(&target, options);
+        });
+        let forwarder = scope.spawn(|| {
+            stay_on(0);
+            forward(&input, &output, &destinations, options)
+        });
+        let (cpu, forwarded) = forwarder.join().expect("the forwarder");
         source.join().expect("the source");
         // What is still in the sinks' queues.
         std::thread::sleep(Duration::from_millis(200));
@@ -84,10 +79,23 @@ fn run(options: &Options) -> (Duration, u64, u64) {
     })
 }
 
-fn sink() -> UdpSocket {
+/// As the server with one shard and the load tester.
+fn stay_on(cpu: usize) {
+    core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
+}
+
+fn sink(gro: bool) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
     socket.set_nonblocking(true).expect("a socket");
     socket2::SockRef::from(&socket).set_recv_buffer_size(512 * 1024).expect("a buffer");
+    if gro {
+        let (on, bytes): (libc::c_int, _) = (1, mem::size_of::<libc::c_int>() as u32);
+        // SAFETY: `on` is the integer that this option takes, and lives for the call.
+        let set = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, (&raw const on).cast(), bytes)
+        };
+        assert_eq!(set, 0, "UDP_GRO");
+    }
     socket
 }
 
@@ -100,24 +108,26 @@ fn address(socket: &UdpSocket) -> libc::sockaddr_in {
     }
 }
 
-/// `rate` packets a second, `burst` at a time.
-fn send_bursts(target: std::net::SocketAddr, options: &Options) {
+/// `rate` packets a second, `burst` at a time, as one message: they arrive together.
+fn send_bursts(target: &libc::sockaddr_in, options: &Options) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-    let packet = [0x80u8; HEADER_BYTES + PAYLOAD_BYTES];
+    let packet_bytes = HEADER_BYTES + options.payload_bytes;
+    let mut packets = vec![0x80u8; packet_bytes * options.burst];
+    let mut sender = Sender::new(1);
     let start = Instant::now();
     for burst in 0..options.rate * options.seconds / options.burst as u64 {
-        let due = Duration::from_secs(1) * (burst * options.burst as u64) as u32 / options.rate as u32;
+        let due = Duration::from_nanos(1_000_000_000 / options.rate * burst * options.burst as u64);
         std::thread::sleep(due.saturating_sub(start.elapsed()));
-        for _ in 0..options.burst {
-            socket.send_to(&packet, target).expect("sent");
-        }
+        sender.add(&mut packets, target, (options.burst > 1).then_some(packet_bytes as u16));
+        sender.flush(&socket);
     }
 }
 
-fn drain(sinks: &[UdpSocket], stop: &AtomicBool, got: &AtomicU64) {
-    let mut memory = vec![[0u8; 2048]; 64];
+/// Reads what has come, and counts packets by their bytes: with GRO several are one message.
+fn drain(sinks: &[UdpSocket], segment: usize, stop: &AtomicBool, got: &AtomicU64) {
+    let mut memory = vec![[0u8; 1 << 16]; MESSAGES_READ];
     // SAFETY: a zeroed mmsghdr is one without name, vectors and control data.
-    let mut headers: Vec<libc::mmsghdr> = (0..64).map(|_| unsafe { mem::zeroed() }).collect();
+    let mut headers: Vec<libc::mmsghdr> = (0..MESSAGES_READ).map(|_| unsafe { mem::zeroed() }).collect();
     let mut vectors: Vec<libc::iovec> =
         memory.iter_mut().map(|m| libc::iovec { iov_base: m.as_mut_ptr().cast(), iov_len: m.len() }).collect();
     for (header, vector) in headers.iter_mut().zip(&mut vectors) {
@@ -125,16 +135,16 @@ fn drain(sinks: &[UdpSocket], stop: &AtomicBool, got: &AtomicU64) {
         header.msg_hdr.msg_iovlen = 1;
     }
     while !stop.load(Ordering::Relaxed) {
-        let mut any = false;
+        let mut packets = 0;
         for sink in sinks {
-            // SAFETY: each header points to one vector, each vector to 2048 bytes that live in this function.
-            let n = unsafe { libc::recvmmsg(sink.as_raw_fd(), headers.as_mut_ptr(), 64, 0, std::ptr::null_mut()) };
-            if n > 0 {
-                got.fetch_add(n as u64, Ordering::Relaxed);
-                any = true;
-            }
+            let (fd, count) = (sink.as_raw_fd(), MESSAGES_READ as u32);
+            // SAFETY: each header points to one vector, each vector to 64 kB that live in this function.
+            let n = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), count, 0, std::ptr::null_mut()) };
+            let read = &headers[..usize::try_from(n).unwrap_or(0)];
+            packets += read.iter().map(|h| (h.msg_len as usize).div_ceil(segment) as u64).sum::<u64>();
         }
-        if !any {
+        got.fetch_add(packets, Ordering::Relaxed);
+        if packets == 0 {
             std::thread::sleep(Duration::from_micros(500));
         }
     }
@@ -148,8 +158,7 @@ fn forward(
     options: &Options,
 ) -> (Duration, u64) {
     let sealers: Vec<RtpSealer> = (0..destinations.len()).map(|i| sealer(options.profile, i)).collect();
-    let tag_bytes = sealers[0].tag_bytes();
-    let segment = HEADER_BYTES + PAYLOAD_BYTES + tag_bytes;
+    let segment = segment(options);
     // As many messages as stay in the L2 cache, as the server has it.
     let messages_max = (100_000 / (segment * options.burst)).clamp(1, MESSAGES);
     let mut arena = vec![0u8; messages_max * options.burst * segment];
@@ -170,7 +179,8 @@ fn forward(
                     let number = seq + k as u64;
                     packet[..HEADER_BYTES].copy_from_slice(&[0x80, 96, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
                     packet[2..4].copy_from_slice(&(number as u16).to_be_bytes());
-                    packet[HEADER_BYTES..][..PAYLOAD_BYTES].copy_from_slice(&incoming[k][..PAYLOAD_BYTES]);
+                    packet[HEADER_BYTES..][..options.payload_bytes]
+                        .copy_from_slice(&incoming[k][..options.payload_bytes]);
                     sealers[chunk * messages_max + i].seal_rtp(packet, HEADER_BYTES, 1, number);
                 }
                 sender.add(message, destination, (count > 1).then_some(segment as u16));
@@ -181,6 +191,11 @@ fn forward(
         seq += count as u64;
     }
     (cpu_time() - start, forwarded)
+}
+
+/// Bytes of a sealed packet.
+fn segment(options: &Options) -> usize {
+    HEADER_BYTES + options.payload_bytes + options.profile.tag_bytes()
 }
 
 fn sealer(profile: Profile, viewer: usize) -> RtpSealer {
