@@ -695,3 +695,16 @@ impl Shard {
         Report { at: now, figures, tracks }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each copy touches: the entry of the dense table, and the expanded key behind it, which aws-lc keeps on the heap
+    /// (`EVP_AEAD_CTX`: 600 bytes in its header).
+    #[test]
+    fn a_viewers_hot_state_is_small() {
+        const AEAD_CONTEXT_BYTES: usize = 600;
+        assert!(size_of::<Viewer>() + AEAD_CONTEXT_BYTES <= 1536, "{}", size_of::<Viewer>());
+    }
+}
