@@ -23,6 +23,9 @@ use crate::wire::packet::{CanonicalPacket, MediaPacket, Run};
 /// A viewer that waits is asked for again after so long, should the first request have been lost between shards.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// With fewer viewers, messages that are saved by waiting for the rest of a frame are not worth the wait.
+const HOLD_VIEWERS_MIN: usize = 8;
+
 /// Messages of one track before another one's turn: one flush.
 const QUANTA_PER_TURN: usize = limits::SEND_BATCH_MESSAGES;
 
@@ -107,6 +110,14 @@ impl<K> Track<K> {
 
     fn watched(&self) -> bool {
         self.viewers.len() > self.free.len()
+    }
+
+    /// The rest of a frame is likely to follow at once, and would leave in the same messages.
+    fn is_amid_frame(&self, segmenting: Segmenting) -> bool {
+        self.job.is_none()
+            && self.gathered.len() < segmenting.segments_max
+            && self.gathered.last().is_some_and(|p| !p.packet.marker)
+            && self.viewers.len() - self.free.len() >= HOLD_VIEWERS_MIN
     }
 
     /// Makes a job of what was gathered; false when there is nothing.
@@ -251,6 +262,23 @@ impl<K: Copy + PartialEq> Fanout<K> {
                 track.spare = Some(job);
             }
         }
+    }
+
+    /// When what waits is nothing but beginnings of video frames: since when. Audio is never held.
+    pub fn amid_frame_since(&self) -> Option<Instant> {
+        if !self.ready[MediaKind::Audio as usize].is_empty() {
+            return None;
+        }
+        let mut since = None;
+        for stream in &self.ready[MediaKind::Video as usize] {
+            let track = &self.streams.get(stream)?.tracks[MediaKind::Video as usize];
+            if !track.is_amid_frame(self.segmenting) {
+                return None;
+            }
+            let arrival = track.gathered.first()?.packet.arrival;
+            since = Some(since.map_or(arrival, |at: Instant| at.min(arrival)));
+        }
+        since
     }
 
     /// Whether anything waits to be sent.

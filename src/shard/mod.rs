@@ -62,6 +62,8 @@ pub struct Shard {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ShardConfig {
     pub segmenting: Segmenting,
+    /// How long the beginning of a video frame waits for the rest, so that it leaves in fewer messages.
+    pub video_hold: Duration,
     /// The wall clock at [`Instant::ZERO`], for sender reports.
     pub unix_at_start: Duration,
 }
@@ -210,11 +212,21 @@ impl Shard {
 
     /// When to call [`Self::handle_timeout`].
     pub fn next_timeout(&self) -> Instant {
-        self.timers.next().min(self.next_report)
+        self.timers.next().min(self.next_report).min(self.held_until().unwrap_or(Instant::FAR_FUTURE))
+    }
+
+    fn held_until(&self) -> Option<Instant> {
+        if self.config.video_hold.is_zero() {
+            return None;
+        }
+        self.fanout.amid_frame_since().map(|since| since + self.config.video_hold)
     }
 
     /// Writes copies for viewers into `out`. True: `out` is full, flush it, look for what else has come, and call again.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut SendBatch) -> bool {
+        if self.held_until().is_some_and(|until| now < until) {
+            return false;
+        }
         let mut unsuitable = Vec::new();
         let mut keyframe_wanted = None;
         let more = loop {

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::room::{Room, STREAM};
 use manycast::id::Generation;
 use manycast::limits::SEND_BATCH_MESSAGES;
+use manycast::shard::ShardConfig;
 use manycast::shard::message::PeerMessage;
 use manycast::units::Instant;
 use manycast::wire::codec::Format;
@@ -18,7 +20,7 @@ const VIEWERS: usize = 1000;
 const KEYFRAME_PACKETS: u64 = 228;
 const SEGMENTS_MAX: usize = 16;
 
-fn packet(kind: MediaKind, seq: u64) -> PeerMessage {
+fn packet(arrival: Instant, kind: MediaKind, seq: u64) -> PeerMessage {
     let (format, bytes) = match kind {
         MediaKind::Audio => (Format::OPUS, 80),
         MediaKind::Video => (Format::VP8, 1100),
@@ -35,8 +37,8 @@ fn packet(kind: MediaKind, seq: u64) -> PeerMessage {
         starts_keyframe: kind == MediaKind::Audio || seq == 1,
         vp8: None,
         extensions: EndToEnd::default(),
-        arrival: Instant::ZERO,
-        captured: Instant::ZERO,
+        arrival,
+        captured: arrival,
         payload: Arc::from(vec![0x10; bytes]),
     }))
 }
@@ -64,9 +66,9 @@ fn flush(room: &mut Room) -> (Vec<Sent>, bool) {
     (sent, more)
 }
 
-fn room() -> Room {
-    let mut room = Room::new(|| 0);
-    (0..VIEWERS).for_each(|_| {
+fn room(viewers: usize, config: ShardConfig) -> Room {
+    let mut room = Room::with(|| 0, config);
+    (0..viewers).for_each(|_| {
         room.watch();
     });
     room.run_until(|room| room.clients.iter().all(|c| c.connected_at.is_some()));
@@ -75,13 +77,13 @@ fn room() -> Room {
 
 fn give(room: &mut Room, kind: MediaKind, seqs: std::ops::RangeInclusive<u64>) {
     for seq in seqs {
-        room.shard.handle_peer(room.now, packet(kind, seq), &mut room.out);
+        room.shard.handle_peer(room.now, packet(room.now, kind, seq), &mut room.out);
     }
 }
 
 #[test]
 fn a_keyframe_goes_to_all_viewers_side_by_side_and_audio_overtakes_it() {
-    let mut room = room();
+    let mut room = room(VIEWERS, ShardConfig::default());
     give(&mut room, MediaKind::Video, 1..=KEYFRAME_PACKETS);
     let mut packets: BTreeMap<SocketAddr, usize> = BTreeMap::new();
     let (mut flushes, mut audio, mut waited) = (0, None, 0);
@@ -122,4 +124,24 @@ fn a_keyframe_goes_to_all_viewers_side_by_side_and_audio_overtakes_it() {
     assert_eq!(audio, Some(0), "every viewer got the audio packet");
     assert_eq!(packets.len(), VIEWERS);
     assert!(packets.values().all(|p| *p == KEYFRAME_PACKETS as usize), "{packets:?}");
+}
+
+/// Only what may still grow is held, only for video, and never for longer than was set.
+#[test]
+fn the_beginning_of_a_frame_waits_for_the_rest_and_audio_does_not() {
+    let hold = Duration::from_micros(150);
+    let mut room = room(10, ShardConfig { video_hold: hold, ..ShardConfig::default() });
+    give(&mut room, MediaKind::Video, 1..=3);
+    assert_eq!(flush(&mut room), (vec![], false), "three packets of a frame wait");
+    assert_eq!(room.shard.next_timeout(), room.now + hold);
+    give(&mut room, MediaKind::Video, 4..=6);
+    room.now += hold;
+    let (sent, _) = flush(&mut room);
+    assert_eq!(sent.iter().map(|s| s.packets).collect::<Vec<_>>(), [6; 10], "all six leave together");
+    give(&mut room, MediaKind::Video, 7..=7);
+    give(&mut room, MediaKind::Audio, 1..=1);
+    let (sent, _) = flush(&mut room);
+    assert!(sent[..10].iter().all(|s| s.audio), "audio is not held: {sent:?}");
+    give(&mut room, MediaKind::Video, 8..=23);
+    assert!(!flush(&mut room).0.is_empty(), "a full message is not held");
 }

@@ -30,7 +30,7 @@ const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Ad
 pub struct Room {
     pub now: Instant,
     epoch: Epoch,
-    config: PeerConfig,
+    peers: PeerConfig,
     rng: StdRng,
     stream: Arc<Stream>,
     pub shard: Shard,
@@ -61,14 +61,18 @@ struct Datagram {
 }
 
 impl Room {
-    #[expect(clippy::disallowed_methods, reason = "str0m wants std instants; only distances from this one matter")]
     pub fn new(meter: fn() -> u64) -> Room {
+        Room::with(meter, ShardConfig::default())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "str0m wants std instants; only distances from this one matter")]
+    pub fn with(meter: fn() -> u64, config: ShardConfig) -> Room {
         fastrand::seed(1);
         let epoch = Epoch::new(std::time::Instant::now());
         Room {
             now: Instant::ZERO,
             epoch,
-            config: PeerConfig {
+            peers: PeerConfig {
                 epoch,
                 candidates: Arc::from([SERVER]),
                 crypto: dtls::simulated_crypto_provider(),
@@ -76,7 +80,7 @@ impl Room {
             },
             rng: StdRng::seed_from_u64(1),
             stream: Arc::new(Stream::new(STREAM, "bench")),
-            shard: Shard::new(SHARD, ShardConfig::default()),
+            shard: Shard::new(SHARD, config),
             clients: Vec::new(),
             by_addr: BTreeMap::new(),
             on_the_way: VecDeque::new(),
@@ -88,7 +92,7 @@ impl Room {
     }
 
     pub fn publish(&mut self, source: Source) {
-        let crypto = self.config.crypto.clone();
+        let crypto = self.peers.crypto.clone();
         let (client, offer) = Client::publisher(self.now, self.epoch, self.next_addr(), crypto, source, 1);
         let offer = Offer::parse(&offer).expect("a client's own offer");
         let request = PublishRequest {
@@ -98,17 +102,17 @@ impl Room {
             pli_interval: None,
             video_codecs: Vec::new(),
         };
-        let negotiated = negotiate::publish(self.now, &self.config, &offer, request, &mut self.rng);
+        let negotiated = negotiate::publish(self.now, &self.peers, &offer, request, &mut self.rng);
         self.sign_up(client, &offer, negotiated.expect("an offer that can be answered"));
     }
 
     /// Returns our ufrag for the new viewer.
     pub fn watch(&mut self) -> String {
-        let crypto = self.config.crypto.clone();
+        let crypto = self.peers.crypto.clone();
         let (client, offer) = Client::viewer(self.now, self.epoch, self.next_addr(), crypto);
         let offer = Offer::parse(&offer).expect("a client's own offer");
         let request = WatchRequest { session: self.next_session(), stream: STREAM, published: Vec::new() };
-        let negotiated = negotiate::watch(self.now, &self.config, &offer, request, &mut self.rng);
+        let negotiated = negotiate::watch(self.now, &self.peers, &offer, request, &mut self.rng);
         self.sign_up(client, &offer, negotiated.expect("an offer that can be answered"))
     }
 
