@@ -21,6 +21,18 @@ pub const SEND_BATCH_BYTES: usize = 100_000;
 /// Shards at most: one bit each in a stream's interest mask.
 pub const SHARDS_MAX: usize = 64;
 
+/// Messages that a full socket puts off for one flush: half of one, so that new ones still fit beside them. When more
+/// wait, audio is dropped before control.
+pub const KEPT_MESSAGES_MAX: usize = SEND_BATCH_MESSAGES / 2;
+
+/// Destinations per shard that are remembered because segmentation is refused on the way to them: beyond that the oldest
+/// is forgotten, and costs one refused call when it is sent to again.
+pub const SINGLES_ROUTES_MAX: usize = 256;
+
+/// New destinations of one socket that refuse segmentation in a row, none accepting it in between: then it is the device,
+/// and the socket sends singles for good.
+pub const SINGLES_ROUTES_IN_A_ROW_MAX: u32 = 16;
+
 /// Messages from other shards that wait for one shard: 50 ms of 80,000 packets/s. Filling this means that the
 /// shard is stuck or far behind; what does not fit is dropped and counted, viewers repair it by NACK or PLI.
 pub const PEER_QUEUE_MESSAGES: usize = 4096;

@@ -98,6 +98,9 @@ impl MmsgBackend {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
             Err(e) => {
                 self.stats.receive_errors += 1;
+                if e.raw_os_error().is_some_and(super::is_reported_by_icmp) {
+                    return Ok(0);
+                }
                 self.failures_in_a_row[index] += 1;
                 if self.failures_in_a_row[index] >= FAILURES_IN_A_ROW_MAX { Err(e) } else { Ok(0) }
             }
@@ -168,7 +171,7 @@ impl Backend for MmsgBackend {
         self.read(batch)
     }
 
-    fn send(&mut self, batch: &SendBatch) -> SendReport {
+    fn send(&mut self, batch: &mut SendBatch) -> SendReport {
         let MmsgBackend { sockets, egress, stats, .. } = self;
         egress.send(batch, sockets.len(), stats, &mut |socket, messages| egress::sendmmsg(&sockets[socket], messages))
     }

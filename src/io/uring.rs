@@ -286,6 +286,10 @@ impl Intake {
                     Ok(())
                 }
                 libc::ECANCELED => Ok(()),
+                errno if super::is_reported_by_icmp(errno) => {
+                    self.stats.receive_errors += 1;
+                    Ok(())
+                }
                 errno => {
                     self.stats.receive_errors += 1;
                     state.failed(io::Error::from_raw_os_error(errno))
@@ -342,7 +346,7 @@ impl Backend for UringBackend {
         self.drain(batch)
     }
 
-    fn send(&mut self, batch: &SendBatch) -> SendReport {
+    fn send(&mut self, batch: &mut SendBatch) -> SendReport {
         let UringBackend { ring, intake, egress, path, broken, .. } = self;
         let Intake { sockets, stash, stats, .. } = intake;
         let count = sockets.len();
