@@ -59,6 +59,8 @@ struct Entry {
 pub struct RecvBatch {
     arena: Vec<u8>,
     entries: Vec<Entry>,
+    /// In all entries.
+    datagrams: usize,
     /// When the datagrams were taken from the kernel; set by the driver.
     pub at: Instant,
 }
@@ -107,6 +109,7 @@ impl RecvBatch {
         RecvBatch {
             arena: Vec::with_capacity(limits::RECV_BATCH_BYTES),
             entries: Vec::with_capacity(limits::RECV_BATCH_DATAGRAMS),
+            datagrams: 0,
             at: Instant::ZERO,
         }
     }
@@ -114,12 +117,13 @@ impl RecvBatch {
     pub fn clear(&mut self) {
         self.arena.clear();
         self.entries.clear();
+        self.datagrams = 0;
     }
 
-    /// Whether one more datagram of any size still fits without growing the arena.
+    /// Whether one more message of any size still fits without growing the arena.
     pub fn has_room(&self) -> bool {
-        self.entries.len() < limits::RECV_BATCH_DATAGRAMS
-            && self.arena.len() + limits::DATAGRAM_BYTES_MAX <= limits::RECV_BATCH_BYTES
+        self.datagrams < limits::RECV_BATCH_DATAGRAMS
+            && self.arena.len() + limits::MERGED_BYTES_MAX <= limits::RECV_BATCH_BYTES
     }
 
     /// Copies one received message in; `segment` is the UDP GRO size when it holds several datagrams.
@@ -127,6 +131,7 @@ impl RecvBatch {
         // Batches are bounded far below 4 GiB by `limits`.
         let (start, len) = (self.arena.len() as u32, data.len() as u32);
         self.entries.push(Entry { socket, remote, start, len, segment, label: Label::default(), again: false });
+        self.datagrams += segment.map_or(1, |bytes| data.len().div_ceil(usize::from(bytes).max(1)).max(1));
         self.arena.extend_from_slice(data);
     }
 

@@ -6,11 +6,15 @@ use std::time::Duration;
 /// is at most 1500 bytes, a DTLS flight is cut into MTU-sized records). A longer one arrives cut and is dropped.
 pub const DATAGRAM_BYTES_MAX: usize = 2048;
 
-/// Datagrams per turn. A multishot receive hands over 32 per task-work run, and the ring has 128 buffers.
+/// Largest message: datagrams of one sender that the kernel merged (UDP GRO) are at most one IP packet.
+pub const MERGED_BYTES_MAX: usize = 65_535;
+
+/// Datagrams per turn, from which on no more are taken: the last message may hold 64 of them. A multishot receive hands
+/// over 32 messages per task-work run.
 pub const RECV_BATCH_DATAGRAMS: usize = 128;
 
-/// Memory of one receive batch: every datagram at its largest.
-pub const RECV_BATCH_BYTES: usize = RECV_BATCH_DATAGRAMS * DATAGRAM_BYTES_MAX;
+/// Memory of one receive batch: every datagram at its largest, and a last message of many.
+pub const RECV_BATCH_BYTES: usize = RECV_BATCH_DATAGRAMS * DATAGRAM_BYTES_MAX + MERGED_BYTES_MAX;
 
 /// Messages per flush: beyond 32 a larger `sendmmsg` gains nothing, 64 still fit one `iovec` page.
 pub const SEND_BATCH_MESSAGES: usize = 64;

@@ -14,6 +14,7 @@ mod address;
 mod buffer_ring;
 mod doorbell;
 mod egress;
+mod gro;
 mod mmsg;
 mod probe;
 mod routes;

@@ -168,6 +168,38 @@ fn segments_arrive_as_datagrams() {
 }
 
 #[test]
+fn a_burst_that_comes_as_segments_is_taken_apart() {
+    check(|kind| {
+        for address in [V4, V6] {
+            let (mut backend, locals) = backend(kind, &[address]);
+            let (mut publisher, from) = self::backend(BackendKind::Mmsg, &[address]);
+            let client = client(address);
+            let data: Vec<u8> = (0..9 * 1100 + 300).map(|i| (i / 1100) as u8).collect();
+            // More messages than the ring has buffers, with single ones in between.
+            for round in 0..80u8 {
+                let _ = send_one(&mut *publisher, 0, locals[0], &data, Some(1100));
+                client.send_to(&[round; 3], locals[0]).unwrap();
+            }
+            let got = receive(&mut *backend, 80 * 11);
+            assert_eq!(got.len(), 80 * 11, "{kind:?}");
+            for (round, burst) in got.chunks(11).enumerate() {
+                for (i, got) in burst[..10].iter().enumerate() {
+                    assert_eq!((got.remote, &got.data), (from[0], &vec![i as u8; if i < 9 { 1100 } else { 300 }]));
+                }
+                assert_eq!(
+                    (burst[10].remote, &burst[10].data[..]),
+                    (client.local_addr().unwrap(), &[round as u8; 3][..])
+                );
+            }
+            let _ = send_one(&mut *publisher, 0, locals[0], &[0; 7000], Some(3000));
+            let _ = send_one(&mut *publisher, 0, locals[0], &[1; 63 * 1000], Some(1000));
+            assert_eq!(receive(&mut *backend, 63).len(), 63, "{kind:?}");
+            assert_eq!(backend.stats().truncated, 3, "{kind:?}");
+        }
+    });
+}
+
+#[test]
 fn segments_that_the_kernel_refuses_go_out_one_by_one() {
     check(|kind| {
         let (mut backend, _) = backend(kind, &[V4]);
