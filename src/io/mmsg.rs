@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::Duration;
@@ -98,8 +98,10 @@ impl MmsgBackend {
                 for i in 0..count {
                     match self.room.message(i) {
                         Err(TooLong(datagrams)) => self.stats.truncated += datagrams,
-                        Ok((Some(remote), data, segment)) => batch.push(SocketId(index as u8), remote, data, segment),
-                        Ok((None, ..)) => self.stats.receive_errors += 1,
+                        Ok(Message { remote: Some(remote), data, segment }) => {
+                            batch.push(SocketId(index as u8), remote, data, segment);
+                        }
+                        Ok(Message { remote: None, .. }) => self.stats.receive_errors += 1,
                     }
                 }
                 Ok(count)
@@ -208,6 +210,15 @@ struct Room {
     data: Box<[[u8; STRIDE]]>,
 }
 
+/// One entry of the last recvmmsg.
+struct Message<'a> {
+    /// `None`: of a family that we do not know.
+    remote: Option<SocketAddr>,
+    data: &'a [u8],
+    /// The size of each datagram in `data` when there are several.
+    segment: Option<u16>,
+}
+
 /// So many datagrams were longer than we take.
 struct TooLong(u64);
 
@@ -250,18 +261,18 @@ impl Room {
         check(count).map(|count| count as usize)
     }
 
-    /// Message `index` of the last call: its sender, its bytes, and the size of each datagram in it if there are several.
-    fn message(&self, index: usize) -> Result<(Option<std::net::SocketAddr>, &[u8], Option<u16>), TooLong> {
+    fn message(&self, index: usize) -> Result<Message<'_>, TooLong> {
         let header = &self.headers[index];
-        let len = header.msg_len as usize;
-        let control = &self.controls[index].0[..(header.msg_hdr.msg_controllen as usize).min(gro::CONTROL_BYTES)];
+        let data = &self.data[index][..header.msg_len as usize];
+        // Nothing was written: what is there is an older message's.
+        let control = if header.msg_hdr.msg_controllen == 0 { &[][..] } else { &self.controls[index].0 };
         let segment = gro::segment(control);
-        let oversize = gro::oversize(len, segment);
+        let oversize = gro::oversize(data.len(), segment);
         if oversize > 0 || header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
             return Err(TooLong(oversize.max(1)));
         }
         let name = &self.names[index].0[..(header.msg_hdr.msg_namelen as usize).min(NAME_BYTES_MAX)];
-        Ok((address::parse(name), &self.data[index][..len], segment))
+        Ok(Message { remote: address::parse(name), data, segment })
     }
 }
 
