@@ -157,6 +157,8 @@ pub struct Counters {
     /// Copies given to viewers' sessions.
     pub media_forwarded: u64,
     pub media_forwarded_bytes: u64,
+    /// Of these, what a full socket did not take.
+    pub media_unsent: u64,
     /// NACKed packets that were asked for and that were sent again.
     pub nacks_received: u64,
     pub packets_resent: u64,

@@ -12,7 +12,7 @@ use str0m::media::MediaKind;
 
 use super::feedback::{Feedback, REPORT_INTERVAL, Resend};
 use super::negotiate::BoundFormat;
-use crate::datagram::{SendBatch, SocketId};
+use crate::datagram::{Class, Label, SendBatch, SocketId};
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::seal::RtpSealer;
 use crate::units::Instant;
@@ -28,6 +28,8 @@ pub struct Egress {
     sealer: RtpSealer,
     /// Where the client wants its media: the pair that it nominated last.
     path: Option<(SocketId, SocketAddr)>,
+    /// The shard's key of this viewer, on every message: it learns what a full socket dropped.
+    owner: Option<u32>,
     /// Audio and video.
     tracks: [Option<TrackTx>; 2],
     /// When the next sender report is due, if media was sent. The first media brings the first: lip sync needs it.
@@ -164,12 +166,17 @@ impl Egress {
             cold.push(track);
         }
         let feedback = Box::new(Feedback::new(keys, cold, cname, rng));
-        Egress { sealer: RtpSealer::new(keys.local), path, tracks: hot, next_report: Instant::ZERO, feedback }
+        let sealer = RtpSealer::new(keys.local);
+        Egress { sealer, path, owner: None, tracks: hot, next_report: Instant::ZERO, feedback }
     }
 
     /// The client has nominated this pair; STUN has authenticated that.
     pub fn set_path(&mut self, socket: SocketId, remote: SocketAddr) {
         self.path = Some((socket, remote));
+    }
+
+    pub fn set_owner(&mut self, owner: u32) {
+        self.owner = Some(owner);
     }
 
     /// Writes the packets of `run` as one message.
@@ -242,7 +249,8 @@ impl Egress {
             return Written::BeforeStart;
         }
         // A packet has 1500 bytes at most.
-        out.commit(socket, remote, at, (sent > 1).then_some(segment as u16));
+        let label = Label { class: class_of(kind), owner: self.owner };
+        out.commit(socket, remote, at, (sent > 1).then_some(segment as u16), label);
         track.packets = track.packets.wrapping_add(sent);
         track.octets += u64::from(payload_bytes);
         Written::Sent { packets: sent, payload_bytes }
@@ -329,7 +337,7 @@ impl Egress {
             rewrite.apply(body);
         }
         self.sealer.seal_rtp(packet, header_bytes, ssrc, seq);
-        out.commit(socket, remote, bytes, None);
+        out.commit(socket, remote, bytes, None, Label { class: class_of(kind), owner: self.owner });
         true
     }
 
@@ -341,6 +349,13 @@ impl Egress {
     /// Fraction lost of the video as the viewer's last report has it, in 1/256.
     pub fn reported_loss(&self) -> u8 {
         self.feedback.fraction_lost
+    }
+}
+
+fn class_of(kind: MediaKind) -> Class {
+    match kind {
+        MediaKind::Video => Class::Video,
+        MediaKind::Audio => Class::Audio,
     }
 }
 

@@ -73,6 +73,8 @@ struct Viewer {
     egress: Egress,
     /// Its session's key.
     session: usize,
+    /// Datagrams that a full socket did not take.
+    unsent: u64,
 }
 
 /// A session with what the shard keeps about it.
@@ -295,6 +297,15 @@ impl Shard {
         }
     }
 
+    /// A full socket did not take so many datagrams of a viewer, by the owner on its messages.
+    pub fn handle_unsent(&mut self, owner: u32, datagrams: u32) {
+        self.counters.media_unsent += u64::from(datagrams);
+        // A message that was kept for a turn may outlive its viewer.
+        if let Some(viewer) = self.viewers.get_mut(owner as usize) {
+            viewer.unsent += u64::from(datagrams);
+        }
+    }
+
     /// The driver adds what the backend reports.
     pub fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
@@ -513,7 +524,8 @@ impl Shard {
         self.events.push_back(Event::Connected { session: entry.session.id });
         let Some(egress) = egress else { return };
         let stream = entry.slot.stream.clone();
-        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key });
+        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key, unsent: 0 });
+        self.viewers[viewer].egress.set_owner(viewer as u32);
         entry.viewer = Some(viewer);
         let egress = &self.viewers[viewer].egress;
         for kind in [MediaKind::Audio, MediaKind::Video] {
