@@ -14,6 +14,7 @@ mod address;
 mod buffer_ring;
 mod doorbell;
 mod egress;
+pub mod many;
 mod mmsg;
 mod probe;
 pub mod sockets;
