@@ -15,6 +15,7 @@ mod buffer_ring;
 mod doorbell;
 mod egress;
 mod gro;
+pub mod many;
 mod mmsg;
 mod probe;
 mod routes;
