@@ -40,6 +40,13 @@ pub struct Config {
     /// Whether each shard's thread stays on one CPU. Default true.
     pub pin: bool,
     pub io: IoBackend,
+    /// Packets of one track that leave as segments of one message at most, 1 to 64. Default 16: they leave back to back.
+    pub gso_segments: usize,
+    /// RTP padding of a packet at most so that it can be a segment, in percent of the largest one. Default 2.
+    pub gso_padding_percent: usize,
+    /// How long the beginning of a video frame waits for the rest where many watch, so that it leaves in fewer messages.
+    /// At most 200 µs. Default 0.
+    pub video_hold: Duration,
     /// Directives of `tracing_subscriber::EnvFilter`.
     pub log: String,
     pub limits: HttpLimits,
@@ -150,6 +157,9 @@ impl Config {
             shards: parse(&flags.shards, "shards")?.unwrap_or(ShardCount::Auto),
             pin: !flags.no_pin.unwrap_or(false) && flags.pin.unwrap_or(true),
             io: parse(&flags.io, "io")?.unwrap_or(IoBackend::Auto),
+            gso_segments: within(&flags.gso_segments, "gso-segments", 1..=64, 16)?,
+            gso_padding_percent: within(&flags.gso_padding, "gso-padding", 0..=20, 2)?,
+            video_hold: Duration::from_micros(within(&flags.video_hold, "video-hold", 0..=200, 0)? as u64),
             log: flags.log.unwrap_or_else(|| "info,str0m=warn,is=warn,dimpl=warn".to_owned()),
             limits,
         })
@@ -183,6 +193,21 @@ fn count(value: &Option<String>, setting: &'static str, default: usize) -> Resul
     }
 }
 
+fn within(
+    value: &Option<String>,
+    setting: &'static str,
+    range: std::ops::RangeInclusive<usize>,
+    default: usize,
+) -> Result<usize, ConfigError> {
+    let Some(value) = value else { return Ok(default) };
+    let (low, high) = (range.start(), range.end());
+    value
+        .parse()
+        .ok()
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| of(setting)(format!("{value:?} is not a whole number from {low} to {high}")))
+}
+
 /// Above 0 and within a day, whatever the unit.
 fn number(value: &Option<String>, setting: &'static str, default: f64) -> Result<f64, ConfigError> {
     let Some(value) = value else { return Ok(default) };
@@ -208,6 +233,7 @@ mod tests {
         assert!(config.pin && config.publish_token.is_none() && config.public_ips.is_empty());
         assert_eq!(config.cors_origins, CorsOrigins::Any);
         assert_eq!(config.limits.connections_max, 1024);
+        assert_eq!((config.gso_segments, config.gso_padding_percent), (16, 2));
     }
 
     #[test]
@@ -248,6 +274,11 @@ mod tests {
         check("trusted-proxy = \"10.0.0.0/33\"", "trusted-proxy");
         check("max-connections = 0", "max-connections");
         check("body-timeout = -1", "body-timeout");
+        check(
+            "gso-segments = 65",
+            "gso-segments (--gso-segments, MANYCAST_GSO_SEGMENTS): \"65\" is not a whole number",
+        );
+        check("gso-padding = -1", "from 0 to 20");
     }
 
     #[test]

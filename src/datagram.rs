@@ -1,6 +1,8 @@
 //! Batches of packet memory without system calls: what `io` fills and sends, and what a shard reads and writes.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use crate::limits;
 use crate::units::Instant;
@@ -8,6 +10,28 @@ use crate::units::Instant;
 /// Which of a shard's sockets: an index into the list of local addresses that all shards share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u8);
+
+/// What a message is, in the order in which a full socket drops: video is repaired by NACKs, audio is heard, and without
+/// control (RTCP, STUN, DTLS) a session ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    Video,
+    Audio,
+    #[default]
+    Control,
+}
+
+impl Class {
+    pub const ALL: [Class; 3] = [Class::Video, Class::Audio, Class::Control];
+}
+
+/// What a message is and whose: nobody's control message by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Label {
+    pub class: Class,
+    /// Whom to tell when it is dropped; the writer's key, meaningless here.
+    pub owner: Option<u32>,
+}
 
 /// One received datagram.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +49,9 @@ struct Entry {
     len: u32,
     /// Size of each datagram in `len` bytes (UDP GRO on receive, UDP_SEGMENT on send); the last may be shorter.
     segment: Option<u16>,
+    /// On send only.
+    label: Label,
+    again: bool,
 }
 
 /// Datagrams received in one turn, in one arena that is reused from turn to turn.
@@ -32,6 +59,8 @@ struct Entry {
 pub struct RecvBatch {
     arena: Vec<u8>,
     entries: Vec<Entry>,
+    /// In all entries.
+    datagrams: usize,
     /// When the datagrams were taken from the kernel; set by the driver.
     pub at: Instant,
 }
@@ -43,6 +72,14 @@ pub struct SendBatch {
     arena: Vec<u8>,
     used: usize,
     entries: Vec<Entry>,
+    unsent: Vec<Unsent>,
+}
+
+/// Datagrams of one owner that a full socket did not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsent {
+    pub owner: u32,
+    pub datagrams: u32,
 }
 
 /// One message to send: one datagram, or several of `segment` bytes each in one buffer (the last may be shorter).
@@ -52,6 +89,19 @@ pub struct Outgoing<'a> {
     pub remote: SocketAddr,
     pub data: &'a [u8],
     pub segment: Option<u16>,
+    pub label: Label,
+    /// It is offered for the second time: a full socket refused it once.
+    pub again: bool,
+}
+
+/// Bytes of a message that are to stay in the batch.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Index of the message.
+    pub source: usize,
+    /// In its data.
+    pub bytes: Range<usize>,
+    pub segment: Option<u16>,
 }
 
 impl RecvBatch {
@@ -59,6 +109,7 @@ impl RecvBatch {
         RecvBatch {
             arena: Vec::with_capacity(limits::RECV_BATCH_BYTES),
             entries: Vec::with_capacity(limits::RECV_BATCH_DATAGRAMS),
+            datagrams: 0,
             at: Instant::ZERO,
         }
     }
@@ -66,19 +117,21 @@ impl RecvBatch {
     pub fn clear(&mut self) {
         self.arena.clear();
         self.entries.clear();
+        self.datagrams = 0;
     }
 
-    /// Whether one more datagram of any size still fits without growing the arena.
+    /// Whether one more message of any size still fits without growing the arena.
     pub fn has_room(&self) -> bool {
-        self.entries.len() < limits::RECV_BATCH_DATAGRAMS
-            && self.arena.len() + limits::DATAGRAM_BYTES_MAX <= limits::RECV_BATCH_BYTES
+        self.datagrams < limits::RECV_BATCH_DATAGRAMS
+            && self.arena.len() + limits::MERGED_BYTES_MAX <= limits::RECV_BATCH_BYTES
     }
 
     /// Copies one received message in; `segment` is the UDP GRO size when it holds several datagrams.
     pub fn push(&mut self, socket: SocketId, remote: SocketAddr, data: &[u8], segment: Option<u16>) {
         // Batches are bounded far below 4 GiB by `limits`.
         let (start, len) = (self.arena.len() as u32, data.len() as u32);
-        self.entries.push(Entry { socket, remote, start, len, segment });
+        self.entries.push(Entry { socket, remote, start, len, segment, label: Label::default(), again: false });
+        self.datagrams += segment.map_or(1, |bytes| data.len().div_ceil(usize::from(bytes).max(1)).max(1));
         self.arena.extend_from_slice(data);
     }
 
@@ -110,12 +163,14 @@ impl SendBatch {
             arena: vec![0; limits::SEND_BATCH_BYTES + limits::DATAGRAM_BYTES_MAX],
             used: 0,
             entries: Vec::with_capacity(limits::SEND_BATCH_MESSAGES),
+            unsent: Vec::with_capacity(limits::SEND_BATCH_MESSAGES),
         }
     }
 
     pub fn clear(&mut self) {
         self.used = 0;
         self.entries.clear();
+        self.unsent.clear();
     }
 
     /// True when it is time to flush: 64 messages, or as many bytes as stay in the L2 cache.
@@ -131,10 +186,10 @@ impl SendBatch {
         self.entries.len()
     }
 
-    /// Copies one message in. `segment` as in [`Outgoing`].
+    /// Copies one control message in that is nobody's. `segment` as in [`Outgoing`].
     pub fn push(&mut self, socket: SocketId, remote: SocketAddr, data: &[u8], segment: Option<u16>) {
         self.room(data.len())[..data.len()].copy_from_slice(data);
-        self.commit(socket, remote, data.len(), segment);
+        self.commit(socket, remote, data.len(), segment, Label::default());
     }
 
     /// Memory for a message of at most `bytes`, to be written in place and then [committed](Self::commit). Its content is
@@ -148,16 +203,42 @@ impl SendBatch {
     }
 
     /// Makes the first `bytes` of what [`Self::room`] gave a message.
-    pub fn commit(&mut self, socket: SocketId, remote: SocketAddr, bytes: usize, segment: Option<u16>) {
+    pub fn commit(&mut self, socket: SocketId, remote: SocketAddr, bytes: usize, segment: Option<u16>, label: Label) {
         // Batches are bounded far below 4 GiB by `limits`.
-        self.entries.push(Entry { socket, remote, start: self.used as u32, len: bytes as u32, segment });
+        let (start, len) = (self.used as u32, bytes as u32);
+        self.entries.push(Entry { socket, remote, start, len, segment, label, again: false });
         self.used += bytes;
+    }
+
+    /// Ends a flush: `kept` stays, ahead of what is written next and control first; everything else goes. `unsent` is
+    /// exchanged for the list of the flush before.
+    pub fn settle(&mut self, kept: &mut [Kept], unsent: &mut Vec<Unsent>) {
+        std::mem::swap(&mut self.unsent, unsent);
+        // Bytes move down only, so those in front go first.
+        kept.sort_unstable_by_key(|k| (self.entries[k.source].start, k.bytes.start));
+        let count = self.entries.len();
+        self.used = 0;
+        for k in kept.iter() {
+            let source = self.entries[k.source];
+            let from = source.start as usize + k.bytes.start;
+            self.arena.copy_within(from..from + k.bytes.len(), self.used);
+            let (start, len) = (self.used as u32, k.bytes.len() as u32);
+            self.entries.push(Entry { start, len, segment: k.segment, again: true, ..source });
+            self.used += k.bytes.len();
+        }
+        self.entries.drain(..count);
+        self.entries.sort_unstable_by_key(|e| (Reverse(e.label.class), e.start));
+    }
+
+    /// Whose datagrams the last flush dropped because a socket was full. An owner may come several times.
+    pub fn unsent(&self) -> &[Unsent] {
+        &self.unsent
     }
 
     pub fn get(&self, index: usize) -> Outgoing<'_> {
         let e = &self.entries[index];
         let data = &self.arena[e.start as usize..(e.start + e.len) as usize];
-        Outgoing { socket: e.socket, remote: e.remote, data, segment: e.segment }
+        Outgoing { socket: e.socket, remote: e.remote, data, segment: e.segment, label: e.label, again: e.again }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Outgoing<'_>> {
@@ -203,5 +284,21 @@ mod tests {
         batch.push(S, remote(), &vec![0; limits::SEND_BATCH_BYTES], Some(1200));
         assert!(batch.is_full());
         assert_eq!(batch.get(0).segment, Some(1200));
+    }
+
+    #[test]
+    fn what_is_kept_moves_to_the_front_with_control_first() {
+        let mut batch = SendBatch::new();
+        for (class, data) in [(Class::Video, "video"), (Class::Audio, "audio"), (Class::Control, "control")] {
+            batch.room(data.len())[..data.len()].copy_from_slice(data.as_bytes());
+            batch.commit(S, remote(), data.len(), Some(3), Label { class, owner: Some(class as u32) });
+        }
+        let mut unsent = vec![Unsent { owner: 0, datagrams: 2 }];
+        let kept = |source, bytes| Kept { source, bytes, segment: None };
+        batch.settle(&mut [kept(2, 0..7), kept(1, 3..5)], &mut unsent);
+        batch.push(S, remote(), b"next", None);
+        let got: Vec<_> = batch.iter().map(|m| (m.data, m.label.owner, m.again)).collect();
+        assert_eq!(got, [(&b"control"[..], Some(2), true), (b"io", Some(1), true), (b"next", None, false)]);
+        assert_eq!((batch.unsent(), unsent), (&[Unsent { owner: 0, datagrams: 2 }][..], vec![]));
     }
 }

@@ -32,6 +32,7 @@ pub mod shard;
 // L6: signalling over HTTP.
 pub mod control;
 
-// L7: the only threads; the same shards under virtual time.
+// L7: the only threads; the same shards under virtual time; many clients of any server.
+pub mod load;
 pub mod node;
 pub mod sim;

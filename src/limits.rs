@@ -6,11 +6,15 @@ use std::time::Duration;
 /// is at most 1500 bytes, a DTLS flight is cut into MTU-sized records). A longer one arrives cut and is dropped.
 pub const DATAGRAM_BYTES_MAX: usize = 2048;
 
-/// Datagrams per turn. A multishot receive hands over 32 per task-work run, and the ring has 128 buffers.
+/// Largest message: datagrams of one sender that the kernel merged (UDP GRO) are at most one IP packet.
+pub const MERGED_BYTES_MAX: usize = 65_535;
+
+/// Datagrams per turn, from which on no more are taken: the last message may hold 64 of them. A multishot receive hands
+/// over 32 messages per task-work run.
 pub const RECV_BATCH_DATAGRAMS: usize = 128;
 
-/// Memory of one receive batch: every datagram at its largest.
-pub const RECV_BATCH_BYTES: usize = RECV_BATCH_DATAGRAMS * DATAGRAM_BYTES_MAX;
+/// Memory of one receive batch: every datagram at its largest, and a last message of many.
+pub const RECV_BATCH_BYTES: usize = RECV_BATCH_DATAGRAMS * DATAGRAM_BYTES_MAX + MERGED_BYTES_MAX;
 
 /// Messages per flush: beyond 32 a larger `sendmmsg` gains nothing, 64 still fit one `iovec` page.
 pub const SEND_BATCH_MESSAGES: usize = 64;
@@ -20,6 +24,18 @@ pub const SEND_BATCH_BYTES: usize = 100_000;
 
 /// Shards at most: one bit each in a stream's interest mask.
 pub const SHARDS_MAX: usize = 64;
+
+/// Messages that a full socket puts off for one flush: half of one, so that new ones still fit beside them. When more
+/// wait, audio is dropped before control.
+pub const KEPT_MESSAGES_MAX: usize = SEND_BATCH_MESSAGES / 2;
+
+/// Destinations per shard that are remembered because segmentation is refused on the way to them: beyond that the oldest
+/// is forgotten, and costs one refused call when it is sent to again.
+pub const SINGLES_ROUTES_MAX: usize = 256;
+
+/// New destinations of one socket that refuse segmentation in a row, none accepting it in between: then it is the device,
+/// and the socket sends singles for good.
+pub const SINGLES_ROUTES_IN_A_ROW_MAX: u32 = 16;
 
 /// Messages from other shards that wait for one shard: 50 ms of 80,000 packets/s. Filling this means that the
 /// shard is stuck or far behind; what does not fit is dropped and counted, viewers repair it by NACK or PLI.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use manycast::config::{Config, ConfigError, Flags};
-use manycast::node;
+use manycast::{load, node};
 use tracing_subscriber::EnvFilter;
 
 /// A WebRTC SFU: one stream in, every core out.
@@ -22,13 +22,20 @@ enum Command {
     ///
     /// Every flag is also read from the variable MANYCAST_<FLAG> and from the TOML file that --config names.
     Serve(Box<Flags>),
+    /// Publish and watch synthetic streams against any WHIP/WHEP server, and tell what arrived at what cost.
+    ///
+    /// Exit code: 0, or 1 when --max-loss or --max-p99 did not hold, or 2 when clients could not connect.
+    Load(Box<load::Flags>),
 }
 
 /// What a shell expects of a program that was called wrongly.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let Command::Serve(flags) = Cli::parse().command;
+    let flags = match Cli::parse().command {
+        Command::Serve(flags) => flags,
+        Command::Load(flags) => return ExitCode::from(load::run(*flags)),
+    };
     let served = configure(*flags)
         .map_err(anyhow::Error::from)
         .and_then(|config| Ok(node::serve(config, |line| println!("{line}"))?));

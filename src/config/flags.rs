@@ -65,6 +65,12 @@ flags! {
     no_pin: Option<bool> = "MANYCAST_NO_PIN", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", conflicts_with = "pin";
     /// Packet I/O: auto, uring or mmsg [default: auto]
     io: Option<String> = "MANYCAST_IO", value_name = "BACKEND";
+    /// Packets of a track that may leave as segments of one message (UDP GSO), 1 to 64; 1: never [default: 16]
+    gso_segments: Option<String> = "MANYCAST_GSO_SEGMENTS", value_name = "N";
+    /// How much a packet may be padded (RTP) so that it can be a segment, in percent, 0 to 20; 0: never [default: 2]
+    gso_padding: Option<String> = "MANYCAST_GSO_PADDING", value_name = "PERCENT";
+    /// Microseconds that the beginning of a video frame may wait for the rest, 0 to 200; audio never waits [default: 0]
+    video_hold: Option<String> = "MANYCAST_VIDEO_HOLD", value_name = "MICROSECONDS";
     /// What is logged, as in RUST_LOG [default: info,str0m=warn,is=warn,dimpl=warn]
     log: Option<String> = "MANYCAST_LOG", value_name = "FILTER";
     /// HTTP connections in all [default: 1024]

@@ -27,6 +27,9 @@ impl Default for Segmenting {
 /// The last byte of a padded packet counts the padding (RFC 3550 §5.1).
 const PADDING_BYTES_MAX: usize = 255;
 
+/// Of one message: an IPv4 datagram carries 65,507 bytes; the rest is for headers, extensions and tags of 64 segments.
+const PAYLOADS_BYTES_MAX: usize = 58_000;
+
 /// Cuts `packets` into runs, appended to `runs`.
 pub fn plan(packets: &[CanonicalPacket], segmenting: Segmenting, runs: &mut Vec<Run>) {
     let mut start = 0;
@@ -47,6 +50,9 @@ fn first_run(packets: &[CanonicalPacket], start: usize, segmenting: Segmenting) 
             break;
         }
         let (lower, higher) = (low.min(bytes), high.max(bytes));
+        if higher * (end - start + 1) > PAYLOADS_BYTES_MAX && end > start {
+            break;
+        }
         let slack = (higher * segmenting.padding_percent / 100).min(PADDING_BYTES_MAX);
         if higher - lower <= slack || end == start {
             (low, high) = (lower, higher);
@@ -117,6 +123,14 @@ mod tests {
         check(&[1100, 300, 1100], &[(2, 1100), (1, 1100)]);
         check(&[80], &[(1, 80)]);
         check(&[], &[]);
+    }
+
+    #[test]
+    fn a_message_is_no_longer_than_a_datagram_may_be() {
+        let packets: Vec<CanonicalPacket> = (0..64).map(|_| packet(1400, None)).collect();
+        let mut runs = Vec::new();
+        plan(&packets, Segmenting { segments_max: 64, padding_percent: 2 }, &mut runs);
+        assert_eq!(runs.iter().map(|r| r.packets.len()).collect::<Vec<_>>(), [41, 23]);
     }
 
     #[test]

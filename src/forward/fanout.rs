@@ -23,6 +23,9 @@ use crate::wire::packet::{CanonicalPacket, MediaPacket, Run};
 /// A viewer that waits is asked for again after so long, should the first request have been lost between shards.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// With fewer viewers, messages that are saved by waiting for the rest of a frame are not worth the wait.
+const HOLD_VIEWERS_MIN: usize = 8;
+
 /// Messages of one track before another one's turn: one flush.
 const QUANTA_PER_TURN: usize = limits::SEND_BATCH_MESSAGES;
 
@@ -36,8 +39,6 @@ pub struct Fanout<K> {
     ready: [VecDeque<StreamId>; 2],
     /// What is left of the front video track's turn.
     quanta_left: usize,
-    /// When the packets of finished jobs had been received.
-    finished: Vec<Instant>,
 }
 
 #[derive(Debug)]
@@ -111,6 +112,14 @@ impl<K> Track<K> {
         self.viewers.len() > self.free.len()
     }
 
+    /// The rest of a frame is likely to follow at once, and would leave in the same messages.
+    fn is_amid_frame(&self, segmenting: Segmenting) -> bool {
+        self.job.is_none()
+            && self.gathered.len() < segmenting.segments_max
+            && self.gathered.last().is_some_and(|p| !p.packet.marker)
+            && self.viewers.len() - self.free.len() >= HOLD_VIEWERS_MIN
+    }
+
     /// Makes a job of what was gathered; false when there is nothing.
     fn start(&mut self, segmenting: Segmenting) -> bool {
         if self.gathered.is_empty() {
@@ -156,7 +165,6 @@ impl<K: Copy + PartialEq> Fanout<K> {
             streams: FxHashMap::default(),
             ready: [VecDeque::new(), VecDeque::new()],
             quanta_left: QUANTA_PER_TURN,
-            finished: Vec::new(),
         }
     }
 
@@ -249,7 +257,6 @@ impl<K: Copy + PartialEq> Fanout<K> {
                 }
                 return Some((kind, stream, run, viewer));
             }
-            self.finished.extend(job.packets.iter().map(|p| p.packet.arrival));
             if let Some(mut job) = track.job.take() {
                 job.clear();
                 track.spare = Some(job);
@@ -257,14 +264,26 @@ impl<K: Copy + PartialEq> Fanout<K> {
         }
     }
 
+    /// When what waits is nothing but beginnings of video frames: since when. Audio is never held.
+    pub fn amid_frame_since(&self) -> Option<Instant> {
+        if !self.ready[MediaKind::Audio as usize].is_empty() {
+            return None;
+        }
+        let mut since = None;
+        for stream in &self.ready[MediaKind::Video as usize] {
+            let track = &self.streams.get(stream)?.tracks[MediaKind::Video as usize];
+            if !track.is_amid_frame(self.segmenting) {
+                return None;
+            }
+            let arrival = track.gathered.first()?.packet.arrival;
+            since = Some(since.map_or(arrival, |at: Instant| at.min(arrival)));
+        }
+        since
+    }
+
     /// Whether anything waits to be sent.
     pub fn is_idle(&self) -> bool {
         self.ready.iter().all(VecDeque::is_empty)
-    }
-
-    /// Arrival times of packets whose last copy has been written since the last call.
-    pub fn finished(&mut self) -> std::vec::Drain<'_, Instant> {
-        self.finished.drain(..)
     }
 
     /// A packet of the track's recent past.

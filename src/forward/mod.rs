@@ -4,5 +4,5 @@ pub mod burst;
 pub mod canonical;
 pub mod fanout;
 pub mod keyframes;
-mod store;
+pub mod store;
 pub mod table;

@@ -5,19 +5,24 @@
 
 use std::io;
 use std::mem;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::Duration;
 
 use super::address::{self, NAME_BYTES_MAX, Name};
 use super::egress::{self, Egress};
+use super::gro;
 use super::{Backend, BackendStats, Doorbell, FAILURES_IN_A_ROW_MAX, SendReport};
 use crate::datagram::{RecvBatch, SendBatch, SocketId};
 use crate::limits;
 
-/// Datagrams per recvmmsg: more gains nothing (334 ns at 32, 352 ns at 64), and it is each socket's share per round.
-const DATAGRAMS: usize = 32;
+/// Messages per recvmmsg: more gains nothing (334 ns at 32, 352 ns at 64), and it is each socket's share per round.
+const MESSAGES: usize = 32;
+
+/// Distance of two receive buffers: a multiple of 64 kB would put the beginnings of all of them, and most datagrams need no
+/// more, into the same few sets of the cache.
+const STRIDE: usize = limits::MERGED_BYTES_MAX.next_multiple_of(4096) + limits::DATAGRAM_BYTES_MAX;
 
 /// The epoll token of the doorbell; those of sockets are not told apart, all are read.
 const BELL: u64 = u64::MAX;
@@ -42,6 +47,10 @@ impl MmsgBackend {
         let epoll = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: just opened, and nobody else knows it.
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+        for socket in &sockets {
+            // An old kernel: datagrams come one by one.
+            let _ = gro::enable(socket);
+        }
         let bell = Doorbell::new(None)?;
         let bell_fd = bell.event().as_raw_fd();
         let watched = sockets.iter().map(|s| (s.as_raw_fd(), 0)).chain([(bell_fd, BELL)]);
@@ -71,7 +80,7 @@ impl MmsgBackend {
         let mut index = self.first;
         while empty < count && batch.has_room() {
             // A read that did not fill its share has emptied the socket; asking again would cost a call to learn it.
-            if self.read_one(index, batch)? < DATAGRAMS {
+            if self.read_one(index, batch)? < MESSAGES {
                 empty += 1
             } else {
                 empty = 0
@@ -81,16 +90,18 @@ impl MmsgBackend {
         Ok(())
     }
 
-    /// One recvmmsg; returns how many datagrams it took off the socket.
+    /// One recvmmsg; returns how many messages it took off the socket.
     fn read_one(&mut self, index: usize, batch: &mut RecvBatch) -> io::Result<usize> {
         match self.room.recvmmsg(&self.sockets[index]) {
             Ok(count) => {
                 self.failures_in_a_row[index] = 0;
                 for i in 0..count {
-                    match self.room.datagram(i) {
-                        None => self.stats.truncated += 1,
-                        Some((Some(remote), data)) => batch.push(SocketId(index as u8), remote, data, None),
-                        Some((None, _)) => self.stats.receive_errors += 1,
+                    match self.room.message(i) {
+                        Err(TooLong(datagrams)) => self.stats.truncated += datagrams,
+                        Ok(Message { remote: Some(remote), data, segment }) => {
+                            batch.push(SocketId(index as u8), remote, data, segment);
+                        }
+                        Ok(Message { remote: None, .. }) => self.stats.receive_errors += 1,
                     }
                 }
                 Ok(count)
@@ -98,6 +109,9 @@ impl MmsgBackend {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
             Err(e) => {
                 self.stats.receive_errors += 1;
+                if e.raw_os_error().is_some_and(super::is_reported_by_icmp) {
+                    return Ok(0);
+                }
                 self.failures_in_a_row[index] += 1;
                 if self.failures_in_a_row[index] >= FAILURES_IN_A_ROW_MAX { Err(e) } else { Ok(0) }
             }
@@ -168,7 +182,7 @@ impl Backend for MmsgBackend {
         self.read(batch)
     }
 
-    fn send(&mut self, batch: &SendBatch) -> SendReport {
+    fn send(&mut self, batch: &mut SendBatch) -> SendReport {
         let MmsgBackend { sockets, egress, stats, .. } = self;
         egress.send(batch, sockets.len(), stats, &mut |socket, messages| egress::sendmmsg(&sockets[socket], messages))
     }
@@ -191,37 +205,55 @@ struct Room {
     headers: Box<[libc::mmsghdr]>,
     iovecs: Box<[libc::iovec]>,
     names: Box<[Name]>,
-    data: Box<[[u8; limits::DATAGRAM_BYTES_MAX]]>,
+    controls: Box<[gro::Control]>,
+    /// Mostly never touched, and so never in memory.
+    data: Box<[[u8; STRIDE]]>,
 }
+
+/// One entry of the last recvmmsg.
+struct Message<'a> {
+    /// `None`: of a family that we do not know.
+    remote: Option<SocketAddr>,
+    data: &'a [u8],
+    /// The size of each datagram in `data` when there are several.
+    segment: Option<u16>,
+}
+
+/// So many datagrams were longer than we take.
+struct TooLong(u64);
 
 impl Room {
     fn new() -> Room {
         // SAFETY: for both types all zeroes is a valid value: null pointers, zero lengths and flags.
         let (header, iovec) = unsafe { mem::zeroed::<(libc::mmsghdr, libc::iovec)>() };
         Room {
-            headers: vec![header; DATAGRAMS].into(),
-            iovecs: vec![iovec; DATAGRAMS].into(),
-            names: vec![Name::ZERO; DATAGRAMS].into(),
-            data: vec![[0; limits::DATAGRAM_BYTES_MAX]; DATAGRAMS].into(),
+            headers: vec![header; MESSAGES].into(),
+            iovecs: vec![iovec; MESSAGES].into(),
+            names: vec![Name::ZERO; MESSAGES].into(),
+            controls: vec![gro::Control([0; gro::CONTROL_BYTES]); MESSAGES].into(),
+            data: vec![[0; STRIDE]; MESSAGES].into(),
         }
     }
 
     fn recvmmsg(&mut self, socket: &UdpSocket) -> io::Result<usize> {
-        for i in 0..DATAGRAMS {
-            self.iovecs[i] = libc::iovec { iov_base: self.data[i].as_mut_ptr().cast(), iov_len: self.data[i].len() };
+        for i in 0..MESSAGES {
+            let data = self.data[i].as_mut_ptr().cast();
+            self.iovecs[i] = libc::iovec { iov_base: data, iov_len: limits::MERGED_BYTES_MAX };
             let header = &mut self.headers[i].msg_hdr;
             header.msg_name = (&raw mut self.names[i]).cast();
             header.msg_namelen = NAME_BYTES_MAX as u32;
             header.msg_iov = &raw mut self.iovecs[i];
             header.msg_iovlen = 1;
+            header.msg_control = (&raw mut self.controls[i]).cast();
+            header.msg_controllen = gro::CONTROL_BYTES as _;
         }
-        // SAFETY: every header points at a name, an iovec and through it a buffer of `self`, which is borrowed
-        // exclusively for the call; the kernel is done with all of them when it returns.
+        // SAFETY: every header points at a name, a control buffer, an iovec and through it a buffer of `self`, all as
+        // long as is said, and `self` is borrowed exclusively for the call; the kernel is done with all of them when it returns.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
-                DATAGRAMS as u32,
+                MESSAGES as u32,
                 libc::MSG_DONTWAIT,
                 ptr::null_mut(),
             )
@@ -229,14 +261,18 @@ impl Room {
         check(count).map(|count| count as usize)
     }
 
-    /// Datagram `index` of the last call with its sender; `None` if it was cut.
-    fn datagram(&self, index: usize) -> Option<(Option<std::net::SocketAddr>, &[u8])> {
+    fn message(&self, index: usize) -> Result<Message<'_>, TooLong> {
         let header = &self.headers[index];
-        if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
-            return None;
+        let data = &self.data[index][..header.msg_len as usize];
+        // Nothing was written: what is there is an older message's.
+        let control = if header.msg_hdr.msg_controllen == 0 { &[][..] } else { &self.controls[index].0 };
+        let segment = gro::segment(control);
+        let oversize = gro::oversize(data.len(), segment);
+        if oversize > 0 || header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+            return Err(TooLong(oversize.max(1)));
         }
         let name = &self.names[index].0[..(header.msg_hdr.msg_namelen as usize).min(NAME_BYTES_MAX)];
-        Some((address::parse(name), &self.data[index][..header.msg_len as usize]))
+        Ok(Message { remote: address::parse(name), data, segment })
     }
 }
 

@@ -14,8 +14,11 @@ mod address;
 mod buffer_ring;
 mod doorbell;
 mod egress;
+mod gro;
+pub mod many;
 mod mmsg;
 mod probe;
+mod routes;
 pub mod sockets;
 mod uring;
 
@@ -29,7 +32,7 @@ use std::time::Duration;
 pub use doorbell::Doorbell;
 pub use probe::{ProbeError, probe_uring};
 
-use crate::datagram::{RecvBatch, SendBatch};
+use crate::datagram::{Class, RecvBatch, SendBatch};
 
 /// The sockets and the waiting of one shard. Made, used and dropped on the shard's thread.
 pub trait Backend {
@@ -46,9 +49,13 @@ pub trait Backend {
     /// Only when the backend or one of its sockets is beyond repair; errors of single datagrams are counted.
     fn receive(&mut self, timeout: Option<Duration>, batch: &mut RecvBatch) -> io::Result<()>;
 
-    /// Tries to send every message once; never blocks. Messages of one socket keep their order. Nothing refers to
-    /// `batch` afterwards.
-    fn send(&mut self, batch: &SendBatch) -> SendReport;
+    /// Sends what is in `batch`; never blocks. Messages of one socket and class keep their order.
+    ///
+    /// When a socket is full, the rest of its video is dropped and the rest is tried twice. What then still waits (at most
+    /// [`KEPT_MESSAGES_MAX`](crate::limits::KEPT_MESSAGES_MAX), control before audio) stays in the batch, to be offered
+    /// ahead of the next one; offered for the second time in vain it is dropped. Otherwise the batch is empty afterwards;
+    /// [`SendBatch::unsent`] tells whose datagrams were dropped.
+    fn send(&mut self, batch: &mut SendBatch) -> SendReport;
 
     /// A handle by which any thread ends the wait of [`receive`](Backend::receive).
     fn doorbell(&self) -> Doorbell;
@@ -61,7 +68,7 @@ pub trait Backend {
     fn stats(&self) -> BackendStats;
 }
 
-/// What became of one batch. `datagrams + would_block + errors` is what the batch held.
+/// What became of one batch. `datagrams + would_block + errors + kept` is what the batch held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct SendReport {
@@ -75,6 +82,8 @@ pub struct SendReport {
     pub would_block: u64,
     /// Datagrams dropped for any other reason.
     pub errors: u64,
+    /// Datagrams that stay in the batch for another try.
+    pub kept: u64,
 }
 
 /// What a backend has counted since it was opened.
@@ -94,8 +103,10 @@ pub struct BackendStats {
     pub enobufs: u64,
     /// Ring only: doorbells that could not be posted into the peer's ring and went by eventfd.
     pub bells_failed: u64,
-    /// Datagrams dropped because a send buffer was full.
-    pub send_would_block: u64,
+    /// Datagrams dropped because a send buffer was full, by [`Class`].
+    pub full_dropped: [u64; Class::ALL.len()],
+    /// Datagrams that a full send buffer put off for one flush.
+    pub full_kept: u64,
     /// Datagrams dropped for other send errors.
     pub send_errors: u64,
     /// Messages of several segments that the kernel refused and that went out as single datagrams instead.
@@ -175,3 +186,9 @@ pub fn open(kind: BackendKind, sockets: Vec<UdpSocket>) -> io::Result<Box<dyn Ba
 /// A socket that fails so often in a row, without a datagram in between, will not recover: the driver is told
 /// instead of spinning. One failure costs about 1 µs, so a thousand stay within a millisecond.
 const FAILURES_IN_A_ROW_MAX: u32 = 1000;
+
+/// Errors of former sends that an ICMP message reports to whoever calls next. They say nothing about the socket, and a
+/// stranger can provoke any number of them.
+fn is_reported_by_icmp(errno: i32) -> bool {
+    matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH)
+}

@@ -157,6 +157,8 @@ pub struct Counters {
     /// Copies given to viewers' sessions.
     pub media_forwarded: u64,
     pub media_forwarded_bytes: u64,
+    /// Of these, what a full socket did not take.
+    pub media_unsent: u64,
     /// NACKed packets that were asked for and that were sent again.
     pub nacks_received: u64,
     pub packets_resent: u64,
@@ -171,7 +173,7 @@ pub struct Counters {
     pub sessions_started: u64,
     pub sessions_ended: u64,
     pub drops: Drops,
-    /// From a datagram's receipt to the end of the flush that sent its last copy.
+    /// Of each copy: from the receipt of its packet to the return of the flush that sent it.
     pub latency: Latency,
 }
 
@@ -200,10 +202,11 @@ impl Latency {
         Duration::from_millis(100),
     ];
 
-    pub fn observe(&mut self, latency: Duration) {
+    pub fn observe(&mut self, latency: Duration, times: u64) {
         let bucket = Latency::BOUNDS.iter().position(|b| latency <= *b).unwrap_or(Latency::BOUNDS.len());
-        self.buckets[bucket] += 1;
-        self.sum += latency;
+        self.buckets[bucket] += times;
+        // What `times` are within one flush is far below 2³².
+        self.sum += latency * times as u32;
     }
 
     pub fn buckets(&self) -> &[u64] {
@@ -257,10 +260,10 @@ mod tests {
     #[test]
     fn latency_falls_into_the_bucket_that_holds_it() {
         let mut latency = Latency::default();
-        latency.observe(Duration::from_micros(20));
-        latency.observe(Duration::from_micros(21));
-        latency.observe(Duration::from_secs(1));
-        assert_eq!((latency.buckets()[0], latency.buckets()[1], latency.buckets()[12]), (1, 1, 1));
-        assert_eq!(latency.count(), 3);
+        latency.observe(Duration::from_micros(20), 1);
+        latency.observe(Duration::from_micros(21), 2);
+        latency.observe(Duration::from_secs(1), 1);
+        assert_eq!((latency.buckets()[0], latency.buckets()[1], latency.buckets()[12]), (1, 2, 1));
+        assert_eq!(latency.count(), 4);
     }
 }

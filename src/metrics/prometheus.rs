@@ -56,7 +56,7 @@ pub fn render(gauges: &Gauges, shards: &[ShardFigures]) -> String {
 
 type Value = fn(&Counters) -> u64;
 
-const COUNTERS: [(&str, &str, Value); 19] = [
+const COUNTERS: [(&str, &str, Value); 20] = [
     ("manycast_datagram_received_total", "Datagrams received.", |c| c.datagrams_received),
     ("manycast_datagram_received_bytes_total", "Bytes received in datagrams.", |c| c.bytes_received),
     ("manycast_datagram_consumed_total", "STUN, DTLS and RTCP given to sessions.", |c| c.datagrams_consumed),
@@ -72,6 +72,7 @@ const COUNTERS: [(&str, &str, Value); 19] = [
     ("manycast_media_received_bytes_total", "Payload bytes of publishers' packets.", |c| c.media_received_bytes),
     ("manycast_media_forwarded_total", "Copies given to viewers.", |c| c.media_forwarded),
     ("manycast_media_forwarded_bytes_total", "Payload bytes of copies given to viewers.", |c| c.media_forwarded_bytes),
+    ("manycast_media_unsent_total", "Copies that a full socket did not take.", |c| c.media_unsent),
     ("manycast_nack_received_total", "Packets that viewers NACKed.", |c| c.nacks_received),
     ("manycast_packet_resent_total", "Packets that were sent again.", |c| c.packets_resent),
     ("manycast_session_media_suppressed_total", "Must stay 0: media that str0m wanted to send for a viewer.", |c| {
@@ -122,7 +123,7 @@ mod tests {
     fn a_report_renders_as_prometheus_text() {
         let mut counters = Counters { media_forwarded: 7, ..Counters::default() };
         counters.drops.count(DropReason::StunUnknownUfrag);
-        counters.latency.observe(Duration::from_micros(30));
+        counters.latency.observe(Duration::from_micros(30), 1);
         let report =
             ShardFigures { shard: ShardId(1), counters, publishers: 1, viewers: 3, backend: vec![("rearmed", 2)] };
         let text = render(&Gauges { streams: 1, sessions_waiting: 2 }, &[report]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::datagram::{RecvBatch, SendBatch};
+use crate::datagram::{Class, RecvBatch, SendBatch};
 use crate::id::ShardId;
 use crate::io::{Backend, BackendStats, Doorbell};
 use crate::shard::Shard;
@@ -147,12 +147,15 @@ impl Driver {
         if now >= self.shard.next_timeout() {
             self.shard.handle_timeout(now, &mut self.out);
         }
+        // Before this shard's own copies: the others can work meanwhile.
+        self.hand_over();
         // One flush a turn: what has come meanwhile is looked at before the next, so audio waits for one flush at most.
         worked |= self.shard.poll_transmit(now, &mut self.out);
         flush(&mut self.shard, self.backend.as_mut(), &mut self.out);
         self.shard.handle_flushed(self.clock.now());
         self.hand_over();
-        worked
+        // What a full socket did not take is offered once more, at once: a turn is its whole delay.
+        worked | !self.out.is_empty()
     }
 
     /// Gives peers what is theirs; rings each sleeper once.
@@ -200,12 +203,14 @@ fn flush(shard: &mut Shard, backend: &mut dyn Backend, out: &mut SendBatch) {
         return;
     }
     let sent = backend.send(out);
-    out.clear();
     let counters = shard.counters_mut();
     counters.datagrams_sent += sent.datagrams;
     counters.bytes_sent += sent.bytes;
     counters.send_would_block += sent.would_block;
     counters.send_errors += sent.errors;
+    for unsent in out.unsent() {
+        shard.handle_unsent(unsent.owner, unsent.datagrams);
+    }
 }
 
 fn figures(stats: BackendStats) -> Vec<(&'static str, u64)> {
@@ -218,5 +223,9 @@ fn figures(stats: BackendStats) -> Vec<(&'static str, u64)> {
         ("rearm", stats.rearms),
         ("out_of_buffers", stats.enobufs),
         ("segmentation_refused", stats.gso_refused),
+        ("full_dropped_video", stats.full_dropped[Class::Video as usize]),
+        ("full_dropped_audio", stats.full_dropped[Class::Audio as usize]),
+        ("full_dropped_control", stats.full_dropped[Class::Control as usize]),
+        ("full_kept", stats.full_kept),
     ]
 }

@@ -27,6 +27,7 @@ use tracing::{error, warn};
 use crate::config::{Config, IoBackend, PublicIp, ShardCount};
 use crate::control::http::CommandSink;
 use crate::control::{self, Controller};
+use crate::forward::burst::Segmenting;
 use crate::id::ShardId;
 use crate::io::sockets::{self, SocketError};
 use crate::io::{BackendKind, Doorbell, IoChoice, ProbeError, Selection};
@@ -103,12 +104,16 @@ pub fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), StartError
         crypto: dtls::crypto_provider(),
         certificate: Certificate::generate().map_err(io::Error::other).map_err(system("DTLS certificate"))?,
     };
+    let shard_config = ShardConfig {
+        segmenting: Segmenting { segments_max: config.gso_segments, padding_percent: config.gso_padding_percent },
+        video_hold: config.video_hold,
+        unix_at_start: clock.unix_at_start(),
+    };
     let mut seed = <StdRng as SeedableRng>::Seed::default();
     getrandom::fill(&mut seed).map_err(io::Error::other).map_err(system("random numbers"))?;
     let controller = Controller::new(config, peer_config, count as u16, StdRng::from_seed(seed));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("tokio"))?;
 
-    let shard_config = ShardConfig { unix_at_start: clock.unix_at_start(), ..ShardConfig::default() };
     let (events, from_shards) = tokio::sync::mpsc::channel(limits::EVENT_QUEUE);
     let (queues, doorbells, shards) = start_shards(selection.kind, group.shards, &pinned, clock, shard_config, &events)
         .map_err(system("starting the shards"))?;

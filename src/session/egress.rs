@@ -1,6 +1,6 @@
 //! The media plane of one viewer, ours alone: header, SRTP, and what of a packet differs from viewer to viewer.
 //!
-//! This is the hot part, one per viewer in the shard's dense table; what RTCP needs stands apart in [`Feedback`]. str0m
+//! This is the hot part, one per viewer in the shard's dense table; what RTCP needs stands apart, in `feedback`. str0m
 //! keeps ICE and DTLS of the session. No function here allocates: copies are written straight into the send batch.
 
 use std::net::SocketAddr;
@@ -10,9 +10,9 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
-use super::feedback::{Feedback, Resend};
+use super::feedback::{Feedback, REPORT_INTERVAL, Resend};
 use super::negotiate::BoundFormat;
-use crate::datagram::{SendBatch, SocketId};
+use crate::datagram::{Class, Label, SendBatch, SocketId};
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::seal::RtpSealer;
 use crate::units::Instant;
@@ -28,8 +28,12 @@ pub struct Egress {
     sealer: RtpSealer,
     /// Where the client wants its media: the pair that it nominated last.
     path: Option<(SocketId, SocketAddr)>,
+    /// The shard's key of this viewer, on every message: it learns what a full socket dropped.
+    owner: Option<u32>,
     /// Audio and video.
     tracks: [Option<TrackTx>; 2],
+    /// When the next sender report is due, if media was sent. The first media brings the first: lip sync needs it.
+    next_report: Instant,
     feedback: Box<Feedback>,
 }
 
@@ -66,7 +70,7 @@ pub(super) struct PayloadTypes {
 
 /// The ids that the viewer gave to header extensions; 0: it does not want it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ExtensionIds {
+pub struct ExtensionIds {
     pub mid: u8,
     pub audio_level: u8,
     pub video_orientation: u8,
@@ -89,7 +93,8 @@ enum Start {
 }
 
 /// What negotiation settled for one track.
-pub(super) struct TrackSetup {
+#[derive(Clone, Debug)]
+pub struct TrackSetup {
     pub kind: MediaKind,
     pub mid: String,
     pub ssrc: u32,
@@ -128,7 +133,9 @@ pub enum Asked {
 }
 
 impl Egress {
-    pub(super) fn new(
+    /// `keys` come from a DTLS handshake whose certificate is verified. `path`: the pair that the client has nominated, if
+    /// it has.
+    pub fn new(
         keys: &MasterKeys,
         tracks: Vec<TrackSetup>,
         cname: String,
@@ -159,12 +166,17 @@ impl Egress {
             cold.push(track);
         }
         let feedback = Box::new(Feedback::new(keys, cold, cname, rng));
-        Egress { sealer: RtpSealer::new(keys.local), path, tracks: hot, feedback }
+        let sealer = RtpSealer::new(keys.local);
+        Egress { sealer, path, owner: None, tracks: hot, next_report: Instant::ZERO, feedback }
     }
 
     /// The client has nominated this pair; STUN has authenticated that.
     pub fn set_path(&mut self, socket: SocketId, remote: SocketAddr) {
         self.path = Some((socket, remote));
+    }
+
+    pub fn set_owner(&mut self, owner: u32) {
+        self.owner = Some(owner);
     }
 
     /// Writes the packets of `run` as one message.
@@ -237,7 +249,8 @@ impl Egress {
             return Written::BeforeStart;
         }
         // A packet has 1500 bytes at most.
-        out.commit(socket, remote, at, (sent > 1).then_some(segment as u16));
+        let label = Label { class: class_of(kind), owner: self.owner };
+        out.commit(socket, remote, at, (sent > 1).then_some(segment as u16), label);
         track.packets = track.packets.wrapping_add(sent);
         track.octets += u64::from(payload_bytes);
         Written::Sent { packets: sent, payload_bytes }
@@ -248,13 +261,14 @@ impl Egress {
     /// `unix_at_start`: the wall clock at [`Instant::ZERO`].
     #[inline]
     pub fn report_if_due(&mut self, now: Instant, unix_at_start: Duration, out: &mut SendBatch) {
-        if self.feedback.report_due(now) {
+        if now >= self.next_report {
             self.report(now, unix_at_start + (now - Instant::ZERO), out);
         }
     }
 
     #[cold]
     fn report(&mut self, now: Instant, unix: Duration, out: &mut SendBatch) {
+        self.next_report = now + REPORT_INTERVAL;
         let Some((socket, remote)) = self.path else { return };
         let tracks = self.tracks.iter().flatten().filter_map(|t| {
             let (timestamp, captured) = t.newest?;
@@ -289,7 +303,7 @@ impl Egress {
         }
     }
 
-    /// Sends a stored packet again, on the RTX stream (RFC 4588). False: not now, by the limits of [`Feedback`].
+    /// Sends a stored packet again, on the RTX stream (RFC 4588). False: not now, by the limits of `feedback`.
     pub fn resend(&mut self, now: Instant, kind: MediaKind, canonical: &CanonicalPacket, out: &mut SendBatch) -> bool {
         let (Some((socket, remote)), Some(track)) = (self.path, &mut self.tracks[kind as usize]) else { return false };
         let Start::Running { from, first_seq } = track.start else { return false };
@@ -323,7 +337,7 @@ impl Egress {
             rewrite.apply(body);
         }
         self.sealer.seal_rtp(packet, header_bytes, ssrc, seq);
-        out.commit(socket, remote, bytes, None);
+        out.commit(socket, remote, bytes, None, Label { class: class_of(kind), owner: self.owner });
         true
     }
 
@@ -335,6 +349,13 @@ impl Egress {
     /// Fraction lost of the video as the viewer's last report has it, in 1/256.
     pub fn reported_loss(&self) -> u8 {
         self.feedback.fraction_lost
+    }
+}
+
+fn class_of(kind: MediaKind) -> Class {
+    match kind {
+        MediaKind::Video => Class::Video,
+        MediaKind::Audio => Class::Audio,
     }
 }
 

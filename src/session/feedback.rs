@@ -15,7 +15,8 @@ use crate::srtp::seal::RtcpSealer;
 use crate::units::Instant;
 use crate::wire::rtcp::{self, NtpTime, Rtcp, SenderInfo};
 
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Between sender reports (RFC 3550 §6.2 would allow five times as many seconds; lip sync wants it sooner).
+pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Between two resends of one packet: a NACK that crossed the first one on its way is not answered twice.
 const RESEND_INTERVAL_MIN: Duration = Duration::from_millis(20);
@@ -34,7 +35,6 @@ pub(super) struct Feedback {
     sealer: RtcpSealer,
     cname: String,
     tracks: Vec<Track>,
-    next_report: Instant,
     /// Packets sent at the last report; no media, no report.
     reported_packets: u32,
     /// Recently sent again: canonical number, when, how often.
@@ -89,8 +89,6 @@ impl Feedback {
             sealer: RtcpSealer::new(keys.local),
             cname,
             tracks,
-            // The first media brings the first report: lip sync needs it.
-            next_report: Instant::ZERO,
             reported_packets: 0,
             resends: VecDeque::new(),
             allowance: RESEND_BYTES_MAX / 4,
@@ -108,11 +106,6 @@ impl Feedback {
         self.tracks.iter().find(|t| t.ssrc == ssrc).map_or(&[], |t| &t.formats)
     }
 
-    #[inline]
-    pub fn report_due(&self, now: Instant) -> bool {
-        now >= self.next_report
-    }
-
     /// One sealed compound: a sender report per track, and our CNAME. `tracks`: SSRC, clock rate, newest timestamp, its
     /// capture, packets, octets.
     pub fn sender_reports(
@@ -121,7 +114,6 @@ impl Feedback {
         unix: Duration,
         tracks: impl Iterator<Item = (u32, u32, u32, Instant, u32, u32)>,
     ) -> Option<&[u8]> {
-        self.next_report = now + REPORT_INTERVAL;
         self.unix_offset = unix.saturating_sub(now - Instant::ZERO);
         self.buffer.clear();
         let mut sent = 0u32;

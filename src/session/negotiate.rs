@@ -73,7 +73,7 @@ pub struct Negotiated {
 
 /// One payload type that the answer accepted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BoundFormat {
+pub struct BoundFormat {
     pub payload_type: Pt,
     pub format: Format,
     pub rtx: Option<Pt>,

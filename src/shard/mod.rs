@@ -52,6 +52,8 @@ pub struct Shard {
     peers: VecDeque<(ShardId, PeerMessage)>,
     events: VecDeque<Event>,
     counters: Counters,
+    /// Copies of this round: when their packets had been received, and how many in a row.
+    copied: Vec<(Instant, u64)>,
     next_report: Instant,
     stopping: bool,
 }
@@ -60,6 +62,8 @@ pub struct Shard {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ShardConfig {
     pub segmenting: Segmenting,
+    /// How long the beginning of a video frame waits for the rest, so that it leaves in fewer messages.
+    pub video_hold: Duration,
     /// The wall clock at [`Instant::ZERO`], for sender reports.
     pub unix_at_start: Duration,
 }
@@ -69,6 +73,8 @@ struct Viewer {
     egress: Egress,
     /// Its session's key.
     session: usize,
+    /// Datagrams that a full socket did not take.
+    unsent: u64,
 }
 
 /// A session with what the shard keeps about it.
@@ -123,6 +129,7 @@ impl Shard {
             peers: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
+            copied: Vec::new(),
             next_report: Instant::ZERO + limits::REPORT_INTERVAL,
             stopping: false,
         }
@@ -207,11 +214,21 @@ impl Shard {
 
     /// When to call [`Self::handle_timeout`].
     pub fn next_timeout(&self) -> Instant {
-        self.timers.next().min(self.next_report)
+        self.timers.next().min(self.next_report).min(self.held_until().unwrap_or(Instant::FAR_FUTURE))
+    }
+
+    fn held_until(&self) -> Option<Instant> {
+        if self.config.video_hold.is_zero() {
+            return None;
+        }
+        self.fanout.amid_frame_since().map(|since| since + self.config.video_hold)
     }
 
     /// Writes copies for viewers into `out`. True: `out` is full, flush it, look for what else has come, and call again.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut SendBatch) -> bool {
+        if self.held_until().is_some_and(|until| now < until) {
+            return false;
+        }
         let mut unsuitable = Vec::new();
         let mut keyframe_wanted = None;
         let more = loop {
@@ -222,10 +239,15 @@ impl Shard {
             // A viewer that leaves is taken out of the fan-out first.
             let viewer = &mut self.viewers[quantum.viewer];
             let packets = quantum.run.packets.len() as u64;
+            let arrival = quantum.packets[quantum.run.packets.start].packet.arrival;
             let dropped = match viewer.egress.write(quantum.kind, quantum.packets, quantum.run, out) {
                 Written::Sent { packets, payload_bytes } => {
                     self.counters.media_forwarded += u64::from(packets);
                     self.counters.media_forwarded_bytes += u64::from(payload_bytes);
+                    match self.copied.last_mut() {
+                        Some((same, copies)) if *same == arrival => *copies += u64::from(packets),
+                        _ => self.copied.push((arrival, u64::from(packets))),
+                    }
                     viewer.egress.report_if_due(now, self.config.unix_at_start, out);
                     continue;
                 }
@@ -270,8 +292,17 @@ impl Shard {
 
     /// The flush that sent this round's copies is over.
     pub fn handle_flushed(&mut self, now: Instant) {
-        for at in self.fanout.finished() {
-            self.counters.latency.observe(now.since(at));
+        for (arrival, copies) in self.copied.drain(..) {
+            self.counters.latency.observe(now.since(arrival), copies);
+        }
+    }
+
+    /// A full socket did not take so many datagrams of a viewer, by the owner on its messages.
+    pub fn handle_unsent(&mut self, owner: u32, datagrams: u32) {
+        self.counters.media_unsent += u64::from(datagrams);
+        // A message that was kept for a turn may outlive its viewer.
+        if let Some(viewer) = self.viewers.get_mut(owner as usize) {
+            viewer.unsent += u64::from(datagrams);
         }
     }
 
@@ -493,7 +524,8 @@ impl Shard {
         self.events.push_back(Event::Connected { session: entry.session.id });
         let Some(egress) = egress else { return };
         let stream = entry.slot.stream.clone();
-        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key });
+        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key, unsent: 0 });
+        self.viewers[viewer].egress.set_owner(viewer as u32);
         entry.viewer = Some(viewer);
         let egress = &self.viewers[viewer].egress;
         for kind in [MediaKind::Audio, MediaKind::Video] {
@@ -685,5 +717,18 @@ impl Shard {
             backend: Vec::new(),
         };
         Report { at: now, figures, tracks }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each copy touches: the entry of the dense table, and the expanded key behind it, which aws-lc keeps on the heap
+    /// (`EVP_AEAD_CTX`: 600 bytes in its header).
+    #[test]
+    fn a_viewers_hot_state_is_small() {
+        const AEAD_CONTEXT_BYTES: usize = 600;
+        assert!(size_of::<Viewer>() + AEAD_CONTEXT_BYTES <= 1536, "{}", size_of::<Viewer>());
     }
 }

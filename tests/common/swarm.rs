@@ -178,7 +178,7 @@ impl Swarm {
     pub fn inject(&mut self, member: Member, data: &[u8]) {
         let to = self.server.expect("a member has talked to the server");
         self.out.push(SocketId(member.0 as u8), to, data, None);
-        let _ = self.backend.send(&self.out);
+        let _ = self.backend.send(&mut self.out);
         self.out.clear();
     }
 
@@ -191,11 +191,11 @@ impl Swarm {
             }
             self.out.push(SocketId(member.0 as u8), to, &data, None);
             if self.out.is_full() {
-                let _ = self.backend.send(&self.out);
+                let _ = self.backend.send(&mut self.out);
                 self.out.clear();
             }
         }
-        let _ = self.backend.send(&self.out);
+        let _ = self.backend.send(&mut self.out);
         self.out.clear();
     }
 }

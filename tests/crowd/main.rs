@@ -1,0 +1,5 @@
+//! One shard with a thousand viewers, under virtual time: what they cost and how they share.
+
+mod allocations;
+mod fairness;
+mod room;
