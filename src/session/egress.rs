@@ -202,6 +202,8 @@ impl Egress {
                 first += skip;
                 let from = packets[first].seq;
                 track.start = Start::Running { from, first_seq };
+                // A viewer brings audio and video together when it has a report on each.
+                self.next_report = Instant::ZERO;
                 (from, first_seq)
             }
         };
