@@ -27,6 +27,7 @@ use crate::wire::rtp::{OSN_BYTES, RtpView, parse_rtx};
 const VIDEO: u32 = 0x1111;
 const VIDEO_RTX: u32 = 0x2222;
 const AUDIO: u32 = 0x3333;
+const AUDIO_RTX: u32 = 0x5555;
 const VIEWER: u32 = 0x4444;
 const VIDEO_PT: u8 = 96;
 const RTX_PT: u8 = 97;
@@ -373,6 +374,21 @@ fn reports_come_once_a_second_and_only_with_media() {
     assert!(scene.report().is_none(), "{last:?}");
 }
 
+/// A viewer brings audio and video together when it has a report on each (RFC 3550 §6.4.1).
+#[test]
+fn the_first_packet_of_each_track_brings_a_report() {
+    let mut scene = Scene::new(16);
+    scene.send(MediaKind::Audio, 1);
+    assert_eq!(sender_reports(&scene.report().expect("audio").1).len(), 1);
+    scene.send(MediaKind::Audio, 1);
+    assert_eq!(scene.report(), None);
+    // It had to wait for a keyframe.
+    scene.send(MediaKind::Video, 1);
+    assert_eq!(sender_reports(&scene.report().expect("video").1).len(), 2);
+    scene.send(MediaKind::Video, 1);
+    assert_eq!(scene.report(), None);
+}
+
 #[test]
 fn every_compound_names_us_and_the_last_says_bye() {
     let mut scene = Scene::new(14);
@@ -481,6 +497,34 @@ fn a_viewer_that_claims_to_lose_everything_gets_half_as_much_again_at_most() {
     assert!(resent > sent / 4, "honest losses are repaired: {resent} of {sent}");
     // And what had been saved up at the start.
     assert!(resent <= sent / 2 + 70_000, "{resent} of {sent}");
+}
+
+/// RTX for audio too: what was sent of the one track is not counted again for the other.
+#[test]
+fn two_tracks_do_not_get_twice_as_much() {
+    let mut scene = Scene::new(24);
+    let tracks = vec![
+        track(MediaKind::Video, VIDEO, Some(VIDEO_RTX), Format::VP8, VIDEO_PT),
+        track(MediaKind::Audio, AUDIO, Some(AUDIO_RTX), Format::OPUS, 111),
+    ];
+    let path = Some((SocketId(0), home()));
+    scene.egress = keys(|keys| Egress::new(keys, tracks, "manycast".into(), path, &mut StdRng::seed_from_u64(24)));
+    for _ in 0..60 {
+        scene.send(MediaKind::Video, 16);
+    }
+    scene.send(MediaKind::Audio, 16);
+    // From here on no media is sent.
+    let (mut granted, sent) = (0, std::mem::take(&mut scene.sent));
+    for round in 0..20 {
+        for packet in &sent {
+            scene.now += Duration::from_millis(1);
+            for packet in [packet, &sent[sent.len() - 1 - round % 16]] {
+                scene.egress.resend(scene.now, packet.packet.kind, packet, &mut scene.out);
+            }
+            granted += scene.take_rtp().len() * PAYLOAD_BYTES;
+        }
+    }
+    assert!((200_000..300_000).contains(&granted), "{granted}");
 }
 
 // ------------------------------------------------------------------------------------------------------------ the path

@@ -41,8 +41,6 @@ pub(super) struct Feedback {
     resends: VecDeque<(MediaKind, u64, Instant, u8)>,
     /// Bytes that may be sent again.
     allowance: u64,
-    /// Media bytes for which the allowance has grown.
-    credited: u64,
     /// From our last sender report to its echo.
     round_trip: Duration,
     pub fraction_lost: u8,
@@ -60,6 +58,8 @@ struct Track {
     ssrc: u32,
     rtx: Option<Rtx>,
     formats: Vec<BoundFormat>,
+    /// Media bytes for which the allowance has grown.
+    credited: u64,
 }
 
 struct Rtx {
@@ -82,6 +82,7 @@ impl Feedback {
                 ssrc: t.ssrc,
                 rtx: t.rtx_ssrc.map(|ssrc| Rtx { ssrc, next_seq: u64::from(rng.random::<u16>() & 0x7fff) }),
                 formats: t.formats,
+                credited: 0,
             })
             .collect();
         Feedback {
@@ -92,7 +93,6 @@ impl Feedback {
             reported_packets: 0,
             resends: VecDeque::new(),
             allowance: RESEND_BYTES_MAX / 4,
-            credited: 0,
             round_trip: Duration::ZERO,
             fraction_lost: 0,
             acknowledged: Vec::new(),
@@ -231,8 +231,9 @@ impl Feedback {
         bytes: usize,
         sent_octets: u64,
     ) -> Option<Resend> {
-        self.allowance = (self.allowance + sent_octets.saturating_sub(self.credited) / 2).min(RESEND_BYTES_MAX);
-        self.credited = sent_octets;
+        let track = self.tracks.iter_mut().find(|t| t.kind == kind)?;
+        self.allowance = (self.allowance + sent_octets.saturating_sub(track.credited) / 2).min(RESEND_BYTES_MAX);
+        track.credited = sent_octets;
         if bytes as u64 > self.allowance {
             return None;
         }
@@ -252,7 +253,7 @@ impl Feedback {
                 self.resends.push_back((kind, seq, now, 1));
             }
         }
-        let rtx = self.tracks.iter_mut().find(|t| t.kind == kind)?.rtx.as_mut()?;
+        let rtx = track.rtx.as_mut()?;
         self.allowance -= bytes as u64;
         let granted = Resend { ssrc: rtx.ssrc, seq: rtx.next_seq };
         rtx.next_seq += 1;
