@@ -245,4 +245,39 @@ mod tests {
         assert_eq!(ticks(MediaKind::Video, Duration::ZERO), 3000);
         assert_eq!(ticks(MediaKind::Audio, Duration::from_millis(100)), 4800);
     }
+
+    proptest::proptest! {
+        /// A number is an index under which viewers' packets are sealed: twice would give both away. Of each source a
+        /// number comes once (str0m sees to it), in whatever order, with padding, from sources that take turns.
+        #[test]
+        fn no_number_is_given_out_twice(
+            steps in proptest::collection::vec((0..4usize, 0..6u64, 0..8u8), 1..200),
+            kind in proptest::sample::select(vec![MediaKind::Audio, MediaKind::Video]),
+        ) {
+            let mut canonical = Canonical::default();
+            let mut given = std::collections::BTreeSet::new();
+            // Two SSRCs each of two publishers: the numbers not used yet below the highest one, and the next.
+            let mut sources = [(1, 1), (1, 2), (2, 3), (2, 4)].map(|(g, ssrc)| (g, ssrc, Vec::new(), 65_500));
+            for (at, (which, step, flags)) in steps.into_iter().enumerate() {
+                let (generation, ssrc, late, next) = &mut sources[which];
+                let seq = match late.pop() {
+                    Some(seq) if step == 0 => seq,
+                    other => {
+                        late.extend(other);
+                        late.extend(*next..*next + step);
+                        *next += step + 1;
+                        *next - 1
+                    }
+                };
+                let mut packet = Arc::into_inner(vp8(*generation, seq, 0, at as u64, 1, 1, flags & 3 == 0)).expect("one");
+                (packet.ssrc, packet.kind) = (*ssrc, kind);
+                if flags & 4 != 0 {
+                    packet.payload = Arc::from([]);
+                }
+                if let Ok(placed) = canonical.place(&Arc::new(packet)) {
+                    proptest::prop_assert!(given.insert(placed.seq), "{} again", placed.seq);
+                }
+            }
+        }
+    }
 }
