@@ -398,6 +398,33 @@ fn only_authentic_packets_are_signs_of_life() {
     assert_eq!(world.sessions(), 1);
 }
 
+/// str0m is told the whole offer again, and must not get its senders back by that.
+#[test]
+fn media_goes_on_when_ice_restarts() {
+    for seed in 160..164 {
+        let mut world = World::new(seed, 3);
+        let publisher = world.publish("a", Source::default(), Path::CLEAN);
+        world.run_for(SECOND);
+        let viewer = world.watch("a", Path::CLEAN);
+        world.run_for(2 * SECOND);
+        for client in [viewer, publisher, viewer] {
+            world.rebind(client);
+            world.restart_ice(client);
+            let restarted = world.now();
+            world.run_for(8 * SECOND);
+            let got = world.client(viewer).got();
+            let after = got.iter().find(|g| g.kind == MediaKind::Video && g.at > restarted).expect("video goes on");
+            assert!(
+                after.at.since(restarted) < SECOND,
+                "seed {seed}: {client:?}: after {:?}",
+                after.at.since(restarted)
+            );
+            assert!(world.now().since(got.last().expect("media").at) < SECOND, "seed {seed}: {client:?}");
+        }
+        sound(&mut world, &[viewer]);
+    }
+}
+
 /// All that can happen to a stream and to its viewers, over a bad network.
 #[test]
 fn whole_lives_are_sound() {
@@ -409,6 +436,7 @@ fn whole_lives_are_sound() {
         let viewers: Vec<_> = (0..4).map(|_| world.watch("a", Path::LOSSY)).collect();
         world.run_for(3 * SECOND);
         world.rebind(viewers[0]);
+        world.restart_ice(viewers[0]);
         world.request_keyframe(viewers[1]);
         world.run_for(2 * SECOND);
         world.kill(first);

@@ -109,6 +109,8 @@ pub struct Client {
     epoch: Epoch,
     addr: SocketAddr,
     pending: Option<SdpPendingOffer>,
+    /// The node's, to be replayed when ICE restarts.
+    answer: String,
     deadline: Instant,
     outgoing: VecDeque<(SocketAddr, Vec<u8>)>,
     plane: Plane,
@@ -192,6 +194,7 @@ impl Client {
             epoch,
             addr,
             pending: Some(pending),
+            answer: String::new(),
             deadline: Instant::ZERO,
             outgoing: VecDeque::new(),
             plane,
@@ -206,8 +209,33 @@ impl Client {
         let answer = SdpAnswer::from_sdp_string(sdp).map_err(|e| e.to_string())?;
         let pending = self.pending.take().ok_or("answered twice")?;
         self.rtc.sdp_api().accept_answer(pending, answer).map_err(|e| e.to_string())?;
+        self.answer = sdp.to_owned();
         self.step(now);
         Ok(())
+    }
+
+    /// Begins an ICE restart: what to PATCH (RFC 9725 §4.3.3). The reply goes to [`Self::accept_restart`].
+    pub fn restart_ice(&mut self) -> String {
+        let mut api = self.rtc.sdp_api();
+        let creds = api.ice_restart(true);
+        self.pending = api.apply().map(|(_, pending)| pending);
+        format!("a=ice-ufrag:{}\r\na=ice-pwd:{}\r\n", creds.ufrag, creds.pass)
+    }
+
+    /// `fragment` has the node's new credentials.
+    ///
+    /// # Errors
+    /// What str0m has against them.
+    pub fn accept_restart(&mut self, now: Instant, fragment: &str) -> Result<(), String> {
+        let is_credential = |l: &&str| l.starts_with("a=ice-ufrag:") || l.starts_with("a=ice-pwd:");
+        let new = |name: &str| fragment.lines().filter(is_credential).find(|l| l.starts_with(name));
+        let answer: String = self
+            .answer
+            .lines()
+            .map(|l| if is_credential(&l) { new(&l[..l.find(':').unwrap_or_default()]).unwrap_or(l) } else { l })
+            .flat_map(|l| [l, "\r\n"])
+            .collect();
+        self.accept_answer(now, &answer)
     }
 
     pub fn addr(&self) -> SocketAddr {

@@ -225,9 +225,14 @@ impl World {
     /// # Panics
     /// When the controller leaves the request open: it waits for a shard.
     pub fn request(&mut self, method: Method, uri: &str, body: &str) -> Response {
+        self.send_request(method, uri, "application/sdp", body);
+        self.responses.remove(&self.requests).expect("answered at once")
+    }
+
+    fn send_request(&mut self, method: Method, uri: &str, content_type: &str, body: &str) {
         self.requests += 1;
         let mut headers = HeaderMap::new();
-        headers.insert("content-type", "application/sdp".parse().expect("a header"));
+        headers.insert("content-type", content_type.parse().expect("a header"));
         headers.insert("host", "sfu.example".parse().expect("a header"));
         let request = Request {
             method,
@@ -239,7 +244,6 @@ impl World {
         };
         self.controller.handle_request(self.now, RequestId(self.requests), request);
         self.take_orders();
-        self.responses.remove(&self.requests).expect("answered at once")
     }
 
     /// The client says goodbye.
@@ -311,6 +315,20 @@ impl World {
     /// Sessions that live on shards.
     pub fn sessions(&self) -> usize {
         self.shards.iter().map(Shard::sessions).sum()
+    }
+
+    /// The client restarts ICE by PATCH.
+    pub fn restart_ice(&mut self, id: ClientId) {
+        let endpoint = &mut self.clients[id.0];
+        let (location, fragment) = (endpoint.location.clone(), endpoint.client.restart_ice());
+        self.send_request(Method::PATCH, &location, "application/trickle-ice-sdpfrag", &fragment);
+        // The shard is asked.
+        self.run_for(10 * PEER_DELAY);
+        let response = self.responses.remove(&self.requests).expect("answered by now");
+        let body = std::str::from_utf8(response.body()).expect("text");
+        assert_eq!(response.status().as_u16(), 200, "seed {}: {body}", self.seed);
+        self.clients[id.0].client.accept_restart(self.now, body).expect("the node's credentials");
+        self.send_from_client(id);
     }
 
     fn sign_up(&mut self, mut client: Client, path: Path, uri: &str, offer: &str) -> ClientId {
