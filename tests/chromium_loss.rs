@@ -47,12 +47,15 @@ fn a_viewer_plays_a_minute_of_3_percent_loss_both_ways_without_a_keyframe_beyond
     viewer.wait_for_state("watch", "live");
     viewer.wait_for_frames("watch", PATIENCE, 30.0);
     let joined = viewer.stats("watch");
+    let lost = || relay.seen(|seen| seen.rtp.get(&ssrc(&joined)).copied().unwrap_or_default());
+    let lost_before = lost();
     std::thread::sleep(PLAYED);
 
-    let lost = || relay.seen(|seen| seen.rtp.get(&ssrc(&joined)).copied().unwrap_or_default());
-    // What was lost last is still being repaired. Chromium's `packetsLost` counts what RTX has brought back, too.
-    let repaired =
-        || (viewer.stats("watch").video_in("retransmittedPacketsReceived") >= lost().lost as f64).then_some(());
+    // What was lost last is still being repaired. Chromium's `packetsLost` counts what RTX has brought back, too, and
+    // nothing from before its first packet.
+    let resent = |stats: &Stats| stats.video_in("retransmittedPacketsReceived");
+    let to_repair = || (lost().lost - lost_before.lost) as f64;
+    let repaired = || (resent(&viewer.stats("watch")) - resent(&joined) >= to_repair()).then_some(());
     let said = || format!("{:?}: {:#?}", lost(), viewer.stats("watch"));
     wait_until(PATIENCE, repaired, said);
 
@@ -78,7 +81,8 @@ fn a_viewer_plays_a_minute_of_3_percent_loss_both_ways_without_a_keyframe_beyond
     // 3 % of what a publisher sends at 10 packets/s at least.
     assert!(lost().lost >= 18, "the network was bad: {}", summary());
     assert_eq!(asked(&played), asked(&joined), "{}", summary());
-    assert!(asked(&joined) <= 1.0, "{}", summary());
+    // Its keyframe may have lost its first packet, and the request its way.
+    assert!(asked(&joined) <= 3.0, "{}", summary());
     assert!(grown("framesDecoded") > 10.0 * PLAYED.as_secs_f64(), "{}", summary());
     for kind in ["audio", "video"] {
         let report = played.0.iter().find(|s| s["type"] == "remote-outbound-rtp" && s["kind"] == kind);
