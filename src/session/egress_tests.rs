@@ -499,6 +499,30 @@ fn a_viewer_that_claims_to_lose_everything_gets_half_as_much_again_at_most() {
     assert!(resent <= sent / 2 + 70_000, "{resent} of {sent}");
 }
 
+/// One NACK of many numbers, or many of few.
+#[test]
+fn a_datagram_asks_for_512_packets_at_most() {
+    let mut scene = Scene::new(25);
+    let mut newest = 0;
+    for _ in 0..80 {
+        newest = scene.send(MediaKind::Video, 16)[15].index as u16;
+    }
+    for numbers in [1, 17, 1200] {
+        let mut packet = Vec::new();
+        let seqs: Vec<u16> = (0..1200).map(|back| newest.wrapping_sub(back)).collect();
+        for seqs in seqs.chunks(numbers) {
+            rtcp::write_nack(&mut packet, VIEWER, VIDEO, seqs);
+        }
+        scene.viewer.seal_rtcp(&mut packet).expect("indices are left");
+        let (authentic, asked) = scene.hear(&packet);
+        let count = |asked: &Asked| match asked {
+            Asked::Resend { seqs, .. } => seqs.len(),
+            Asked::Keyframe => 0,
+        };
+        assert_eq!((authentic, asked.iter().map(count).sum::<usize>()), (true, 512), "{numbers} in a NACK");
+    }
+}
+
 /// RTX for audio too: what was sent of the one track is not counted again for the other.
 #[test]
 fn two_tracks_do_not_get_twice_as_much() {

@@ -170,9 +170,10 @@ impl Feedback {
         buffer.extend_from_slice(data);
         let opened = self.opener.open_rtcp(&mut buffer);
         if let Ok(bytes) = opened {
+            let mut nacks_left = NACKS_MAX;
             // What is malformed ends the compound; what came before it counts.
             for packet in rtcp::parse(&buffer[..bytes]).map_while(Result::ok) {
-                self.handle_packet(now, packet, &locate, &kind_of, &mut ask);
+                self.handle_packet(now, packet, &mut nacks_left, &locate, &kind_of, &mut ask);
             }
         }
         self.buffer = buffer;
@@ -183,6 +184,7 @@ impl Feedback {
         &mut self,
         now: Instant,
         packet: Rtcp,
+        nacks_left: &mut usize,
         locate: &impl Fn(u32, u16) -> Option<(MediaKind, u64)>,
         kind_of: &impl Fn(u32) -> Option<MediaKind>,
         ask: &mut impl FnMut(Asked),
@@ -212,8 +214,8 @@ impl Feedback {
                 }
             }
             Rtcp::Nack { media, lost, .. } => {
-                let located: Vec<(MediaKind, u64)> =
-                    lost.take(NACKS_MAX).filter_map(|seq| locate(media, seq)).collect();
+                let lost = lost.take(*nacks_left).inspect(|_| *nacks_left -= 1);
+                let located: Vec<(MediaKind, u64)> = lost.filter_map(|seq| locate(media, seq)).collect();
                 if let Some((kind, _)) = located.first() {
                     ask(Asked::Resend { kind: *kind, seqs: located.iter().map(|(_, seq)| *seq).collect() });
                 }
