@@ -551,6 +551,32 @@ fn two_tracks_do_not_get_twice_as_much() {
     assert!((200_000..300_000).contains(&granted), "{granted}");
 }
 
+#[test]
+fn the_mid_is_sent_until_the_viewer_knows_the_stream() {
+    let mut scene = Scene::new(26);
+    let bytes = |scene: &mut Scene| {
+        scene.send(MediaKind::Video, 1);
+        let packets = [scene.packet(MediaKind::Video, scene.next_seq[MediaKind::Video as usize])];
+        scene.next_seq[MediaKind::Video as usize] += 1;
+        let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
+        scene.egress.write(MediaKind::Video, &packets, &run, &mut scene.out);
+        scene.take()[0].len()
+    };
+    let with_mid = bytes(&mut scene);
+    let report = |scene: &mut Scene, ssrcs: &[u32]| {
+        let block = |ssrc: &u32| rtcp::ReportBlock { ssrc: *ssrc, ..rtcp::ReportBlock::default() };
+        let mut packet = Vec::new();
+        rtcp::write_receiver_report(&mut packet, VIEWER, &ssrcs.iter().map(block).collect::<Vec<_>>());
+        scene.viewer.seal_rtcp(&mut packet).expect("indices are left");
+        assert!(scene.hear(&packet).0);
+        scene.egress.take_acknowledged();
+    };
+    report(&mut scene, &[VIDEO_RTX, AUDIO, AUDIO, 1]);
+    assert_eq!(bytes(&mut scene), with_mid, "a report on others");
+    report(&mut scene, &[VIDEO_RTX, AUDIO_RTX, AUDIO, VIDEO]);
+    assert_eq!(bytes(&mut scene), with_mid - 12, "the extension's head, its own, and `video` with its padding");
+}
+
 // ------------------------------------------------------------------------------------------------------------ the path
 
 #[test]

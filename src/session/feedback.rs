@@ -199,7 +199,8 @@ impl Feedback {
                     if kind_of(block.ssrc) == Some(MediaKind::Video) {
                         self.fraction_lost = block.fraction_lost;
                     }
-                    if self.acknowledged.len() < self.tracks.len() {
+                    // RTX has blocks of its own.
+                    if kind_of(block.ssrc).is_some() && self.acknowledged.len() < self.tracks.len() {
                         self.acknowledged.push(block.ssrc);
                     }
                 }
