@@ -164,6 +164,7 @@ struct Built {
     media: Vec<(MediaKind, Mid, Vec<BoundFormat>)>,
     /// What a viewer's own media plane needs; empty for a publisher.
     tracks: Vec<TrackSetup>,
+    /// Stays empty for a publisher, whose keys are str0m's.
     keys: KeySlot,
     observed: Observed,
 }
@@ -204,7 +205,13 @@ fn build(
                 .set_local_ice_credentials(creds.clone())
                 .set_extension_map(extensions);
             *rtc_config.codec_config() = CodecConfig::new_from_payload_params(params);
-            (dtls::capture(|| rtc_config.build(start)), start)
+            let built = if we_receive {
+                let (rtc, observed) = dtls::observe(|| rtc_config.build(start));
+                (rtc, observed, KeySlot::default())
+            } else {
+                dtls::divert(|| rtc_config.build(start))
+            };
+            (built, start)
         };
         // Sets str0m's clock before anything else asks it.
         let _ = rtc.handle_input(str0m::Input::Timeout(start));

@@ -23,6 +23,8 @@ pub(super) struct Peer {
     suppressed: u64,
     /// Output may be waiting.
     dirty: bool,
+    /// str0m has said that DTLS is up.
+    connected: bool,
 }
 
 /// str0m refused to go on, or panicked. The session must end; others are untouched.
@@ -44,6 +46,7 @@ impl Peer {
             media_is_ours,
             suppressed: 0,
             dirty: true,
+            connected: false,
         }
     }
 
@@ -99,7 +102,10 @@ impl Peer {
                         out.push(SocketId(socket as u8), t.destination, &t.contents, None);
                     }
                 }
-                Output::Event(event) => return Ok(Some(event)),
+                Output::Event(event) => {
+                    self.connected |= matches!(event, Event::Connected);
+                    return Ok(Some(event));
+                }
             }
         }
         Ok(None)
@@ -114,9 +120,14 @@ impl Peer {
         std::mem::take(&mut self.suppressed)
     }
 
-    /// ICE, DTLS and the certificate's fingerprint are verified.
+    /// DTLS is up, and the certificate's fingerprint is verified: str0m ends in an error where it is not, before it says
+    /// that it is connected.
     pub fn is_connected(&self) -> bool {
-        self.rtc.is_connected()
+        match self.media_is_ours {
+            // It has no keys, so it never calls itself connected.
+            true => self.connected && self.rtc.is_alive(),
+            false => self.rtc.is_connected(),
+        }
     }
 
     pub fn is_alive(&self) -> bool {

@@ -98,15 +98,25 @@ pub fn simulated_crypto_provider() -> Arc<CryptoProvider> {
 /// it stays empty.
 pub fn observe<T>(build: impl FnOnce() -> T) -> (T, Observed) {
     let observed = Observed::default();
-    (watch(Watch { observed: observed.clone(), keys: None }, build), observed)
+    (watch(Watch { observed: observed.clone(), keys: Keys::Left, diverted: false }, build), observed)
 }
 
 /// [`observe`], for a session that encrypts its own media: a copy of the keying material lands in the slot.
 pub fn capture<T>(build: impl FnOnce() -> T) -> (T, Observed, KeySlot) {
     let observed = Observed::default();
     let slot = KeySlot(Arc::default());
-    let keys = Some(Arc::clone(&slot.0));
-    (watch(Watch { observed: observed.clone(), keys }, build), observed, slot)
+    let keys = Keys::Copied(Arc::clone(&slot.0));
+    (watch(Watch { observed: observed.clone(), keys, diverted: false }, build), observed, slot)
+}
+
+/// [`observe`], for a session whose media is none of str0m's business: the keying material lands in the slot and nowhere
+/// else. Without keys str0m cannot send RTP or RTCP, needs no cipher contexts (8.8 kB), and `Rtc::is_connected()` stays
+/// false: `Event::Connected` tells instead.
+pub fn divert<T>(build: impl FnOnce() -> T) -> (T, Observed, KeySlot) {
+    let observed = Observed::default();
+    let slot = KeySlot(Arc::default());
+    let keys = Keys::Diverted(Arc::clone(&slot.0));
+    (watch(Watch { observed: observed.clone(), keys, diverted: false }, build), observed, slot)
 }
 
 fn watch<T>(watch: Watch, build: impl FnOnce() -> T) -> T {
@@ -137,16 +147,17 @@ impl Observed {
 
 /// Where one session's keying material lands when its handshake is done.
 ///
-/// str0m learns the same keys and would use them too: whoever takes them here sends all RTP and RTCP of the session,
-/// and drops what str0m still wants to send, or two writers seal under one index.
-#[derive(Debug)]
+/// From [`capture`], str0m learns the same keys and would use them too: whoever takes them here sends all RTP and RTCP of
+/// the session, and drops what str0m still wants to send, or two writers seal under one index. From [`divert`] it does
+/// not learn them.
+#[derive(Debug, Default)]
 pub struct KeySlot(Arc<Mutex<Option<CapturedKeys>>>);
 
 impl KeySlot {
     /// The keys, once. str0m may tell that it is connected before DTLS hands them out, so this is asked after each
     /// draining of `poll_output` until it has answered.
     ///
-    /// They may be used only when `Rtc::is_connected()`, which is when the certificate's fingerprint has been compared
+    /// They may be used only when `Rtc::is_connected()` or after `Event::Connected`, which is when the certificate's fingerprint has been compared
     /// with the one in the peer's SDP. That is for the session to check: nothing here knows.
     pub fn take_keys(&self) -> Option<CapturedKeys> {
         lock(&self.0).take()
@@ -200,8 +211,19 @@ thread_local! {
 /// What a DTLS instance tells its session.
 struct Watch {
     observed: Observed,
-    /// `None` when the session leaves its keys to str0m.
-    keys: Option<Arc<Mutex<Option<CapturedKeys>>>>,
+    keys: Keys,
+    /// The first handshake's keys have gone to the slot.
+    diverted: bool,
+}
+
+/// Where keying material goes.
+enum Keys {
+    /// To str0m.
+    Left,
+    /// To str0m and here.
+    Copied(Arc<Mutex<Option<CapturedKeys>>>),
+    /// Only here.
+    Diverted(Arc<Mutex<Option<CapturedKeys>>>),
 }
 
 /// Puts back what an outer `observe` had set, also when `build` panics: a later session must not find this handle.
@@ -299,9 +321,26 @@ impl DtlsInstance for ObservedDtls {
             let version = self.dtls.protocol_version();
             // One handshake a session: were there a second, the first stays.
             let _ = watch.observed.0.set(Negotiated { version, profile: *profile });
-            if let Some(slot) = watch.keys.take() {
+            let captured = || {
                 let material = Zeroizing::new(Box::from(&material[..]));
-                *lock(&slot) = Some(CapturedKeys { profile: *profile, material, active: self.dtls.is_active() });
+                Some(CapturedKeys { profile: *profile, material, active: self.dtls.is_active() })
+            };
+            match &watch.keys {
+                Keys::Left => {}
+                Keys::Copied(slot) => {
+                    *lock(slot) = captured();
+                    watch.keys = Keys::Left;
+                }
+                // Once more what is said only once: str0m takes no notice of the second time. A second handshake's keys
+                // stay away from it too.
+                Keys::Diverted(slot) => {
+                    let mut slot = lock(slot);
+                    if !watch.diverted {
+                        *slot = captured();
+                        watch.diverted = true;
+                    }
+                    return DtlsOutput::Connected;
+                }
             }
         }
         output
