@@ -125,7 +125,10 @@ impl Controller {
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Connect(id) => {
-                    if self.sessions.get(id).is_some_and(|r| !r.established) {
+                    let Some(record) = self.sessions.get_mut(id) else { continue };
+                    if record.established {
+                        record.forget_answer();
+                    } else {
                         self.close(now, id, CloseReason::NeverConnected);
                     }
                 }

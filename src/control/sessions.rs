@@ -15,6 +15,7 @@ use crate::shard::message::RequestId;
 use crate::shard::placement::Slot;
 use crate::units::Instant;
 use crate::wire::codec::Format;
+use crate::wire::sdp::restart_fragment;
 
 /// One session.
 pub(super) struct Record {
@@ -29,7 +30,7 @@ pub(super) struct Record {
     pub established: bool,
     /// A shard was told to close it.
     pub closing: Option<CloseReason>,
-    /// Our finished answer.
+    /// Our finished answer; later what a restart needs of it, see [`Record::forget_answer`].
     pub answer: String,
     pub ice: Ice,
     /// Refused before: see `patch_rate`.
@@ -62,6 +63,12 @@ pub(super) struct Ice {
 }
 
 impl Record {
+    /// Keeps of the answer only what a restart needs: nobody asks for it again once the retry window has passed.
+    pub fn forget_answer(&mut self) {
+        self.answer = restart_fragment(&self.answer, "", "");
+        self.answer.shrink_to_fit();
+    }
+
     pub fn stream_name(&self) -> &str {
         &self.slot.stream.name
     }

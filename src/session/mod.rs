@@ -27,7 +27,7 @@ use crate::limits;
 use crate::srtp::dtls::{KeySlot, Observed};
 use crate::units::Instant;
 use crate::wire::packet::MediaPacket;
-use crate::wire::sdp::Offer;
+use crate::wire::sdp::{self, Offer};
 use egress::{Egress, TrackSetup};
 use peer::{Peer, PeerError};
 use publisher::Publisher;
@@ -107,8 +107,8 @@ pub struct Session {
     pending: VecDeque<Output>,
     /// str0m must be told the time before its output is complete: packets or requests were put in.
     touched: bool,
-    /// Replayed with new credentials at an ICE restart.
-    offer: Option<Offer>,
+    /// The offer's text, replayed with new credentials at an ICE restart.
+    offer: Box<str>,
     observed: Observed,
 }
 
@@ -162,7 +162,7 @@ impl Session {
             last_authenticated: now,
             pending: VecDeque::new(),
             touched: false,
-            offer: None,
+            offer: Box::default(),
             observed: Observed::default(),
         }
     }
@@ -175,8 +175,8 @@ impl Session {
         Session::new(now, id, stream, peer, Plane::Viewer(plane))
     }
 
-    fn with(mut self, offer: Offer, observed: Observed) -> Session {
-        self.offer = Some(offer);
+    fn with(mut self, offer: &Offer, observed: Observed) -> Session {
+        self.offer = offer.sdp.as_str().into();
         self.observed = observed;
         self
     }
@@ -291,9 +291,8 @@ impl Session {
     /// # Errors
     /// What str0m said; the old ICE session stays.
     pub fn restart_ice(&mut self, ufrag: &str, pwd: &str, candidates: &[String]) -> Result<IceRestart, String> {
-        let offer = self.offer.as_ref().ok_or("no offer to restart from")?;
         // str0m takes an offer that differs in its ICE credentials only for a restart.
-        let sdp = offer.with_ice(ufrag, pwd, candidates).sdp;
+        let sdp = sdp::with_ice(&self.offer, ufrag, pwd, candidates);
         let we_receive = self.role() == Role::Publisher;
         let restarted = self.peer.with_rtc(|rtc| negotiate::restart(rtc, &sdp, we_receive));
         match restarted {
@@ -378,8 +377,7 @@ impl Session {
     pub fn offered_candidate(&self, remote: SocketAddr) -> bool {
         let ip = remote.ip().to_string();
         let port = remote.port().to_string();
-        let Some(offer) = &self.offer else { return false };
-        offer.sdp.lines().filter_map(|l| l.strip_prefix("a=candidate:")).any(|l| {
+        self.offer.lines().filter_map(|l| l.strip_prefix("a=candidate:")).any(|l| {
             let mut words = l.split_ascii_whitespace().skip(4);
             words.next() == Some(ip.as_str()) && words.next() == Some(port.as_str())
         })

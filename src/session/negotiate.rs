@@ -116,7 +116,7 @@ pub fn publish(
     let publisher = Publisher::new(request.stream, request.generation, formats, request.pli_interval);
     let session = Session::publisher(now, request.session, request.stream, built.peer, publisher);
     Ok(Negotiated {
-        session: Box::new(session.with(offer.clone(), built.observed)),
+        session: Box::new(session.with(offer, built.observed)),
         answer: built.answer,
         local_ufrag: built.creds.ufrag,
         local_pwd: built.creds.pass,
@@ -150,7 +150,7 @@ pub fn watch(
     let viewer = ViewerSetup::new(built.tracks, built.keys, cname, rng.random());
     let session = Session::viewer(now, request.session, request.stream, built.peer, viewer);
     Ok(Negotiated {
-        session: Box::new(session.with(offer.clone(), built.observed)),
+        session: Box::new(session.with(offer, built.observed)),
         answer: built.answer,
         local_ufrag: built.creds.ufrag,
         local_pwd: built.creds.pass,

@@ -68,27 +68,6 @@ impl Offer {
         offer::parse(text)
     }
 
-    /// The same offer as an ICE restart makes it: other credentials and candidates, nothing else changes.
-    ///
-    /// `candidates` as in [`SdpFrag::candidates`].
-    pub fn with_ice(&self, ufrag: &str, pwd: &str, candidates: &[String]) -> Offer {
-        let mut sdp = String::with_capacity(self.sdp.len());
-        let mut listed = false;
-        for line in self.sdp.split_inclusive("\r\n") {
-            if line.starts_with("a=ice-ufrag:") {
-                write::line(&mut sdp, format_args!("a=ice-ufrag:{ufrag}"));
-            } else if line.starts_with("a=ice-pwd:") {
-                write::line(&mut sdp, format_args!("a=ice-pwd:{pwd}"));
-                if !std::mem::replace(&mut listed, true) {
-                    candidates.iter().for_each(|c| write::line(&mut sdp, format_args!("a={c}")));
-                }
-            } else if !line.starts_with("a=candidate:") {
-                sdp.push_str(line);
-            }
-        }
-        Offer { sdp, ice_ufrag: ufrag.to_owned(), ice_pwd: pwd.to_owned(), ..self.clone() }
-    }
-
     pub fn media(&self, kind: MediaKind) -> Option<&OfferedMedia> {
         self.media.iter().find(|m| m.kind == kind)
     }
@@ -104,6 +83,27 @@ impl OfferedMedia {
     pub fn receives(&self) -> bool {
         matches!(self.direction, Direction::RecvOnly | Direction::SendRecv)
     }
+}
+
+/// An offer's repaired text as an ICE restart makes it: other credentials and candidates, nothing else changes.
+///
+/// `candidates` as in [`SdpFrag::candidates`].
+pub fn with_ice(offer: &str, ufrag: &str, pwd: &str, candidates: &[String]) -> String {
+    let mut sdp = String::with_capacity(offer.len());
+    let mut listed = false;
+    for line in offer.split_inclusive("\r\n") {
+        if line.starts_with("a=ice-ufrag:") {
+            write::line(&mut sdp, format_args!("a=ice-ufrag:{ufrag}"));
+        } else if line.starts_with("a=ice-pwd:") {
+            write::line(&mut sdp, format_args!("a=ice-pwd:{pwd}"));
+            if !std::mem::replace(&mut listed, true) {
+                candidates.iter().for_each(|c| write::line(&mut sdp, format_args!("a={c}")));
+            }
+        } else if !line.starts_with("a=candidate:") {
+            sdp.push_str(line);
+        }
+    }
+    sdp
 }
 
 #[cfg(test)]

@@ -56,6 +56,8 @@ pub fn finish_answer(answer: &str, offer: &Offer) -> Result<String, AnswerError>
     if out.len() > ANSWER_BYTES_MAX {
         return Err(AnswerError::TooLong);
     }
+    // It is kept with its session.
+    out.shrink_to_fit();
     Ok(out)
 }
 

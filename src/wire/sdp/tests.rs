@@ -219,14 +219,23 @@ fn an_ice_restart_changes_the_transport_only() {
     let offer = Offer::parse(CHROMIUM).expect("recorded");
     let pwd = "0123456789012345678901";
     let candidate = "candidate:9 1 udp 1 127.0.0.1 7 typ host".to_owned();
-    let restarted = offer.with_ice("NewU", pwd, std::slice::from_ref(&candidate));
-    assert_eq!((restarted.ice_ufrag.as_str(), restarted.ice_pwd.as_str()), ("NewU", pwd));
-    let again = Offer::parse(&restarted.sdp).expect("still an offer");
-    assert_eq!(again.sdp, restarted.sdp);
+    let restarted = with_ice(&offer.sdp, "NewU", pwd, std::slice::from_ref(&candidate));
+    let again = Offer::parse(&restarted).expect("still an offer");
+    assert_eq!((again.ice_ufrag.as_str(), again.ice_pwd.as_str()), ("NewU", pwd));
+    assert_eq!(again.sdp, restarted);
     assert_eq!(again.media, offer.media);
-    assert_eq!(restarted.sdp.matches("a=candidate:").count(), 1);
-    assert!(restarted.sdp.contains(&candidate));
-    assert!(!restarted.sdp.contains("CgqI"));
+    assert_eq!(restarted.matches("a=candidate:").count(), 1);
+    assert!(restarted.contains(&candidate));
+    assert!(!restarted.contains("CgqI"));
+}
+
+#[test]
+fn a_restart_can_be_answered_again_from_its_own_answer() {
+    let first = restart_fragment(ANSWER, "", "");
+    assert!(first.len() * 3 < ANSWER.len() * 2, "{first}");
+    let expected = restart_fragment(ANSWER, "ufrag", "pwd");
+    assert!(expected.contains("a=ice-pwd:pwd\r\n") && expected.contains("a=mid:0\r\n"), "{expected}");
+    assert_eq!(restart_fragment(&first, "ufrag", "pwd"), expected);
 }
 
 /// In the shape of str0m 0.25's answers.
