@@ -7,7 +7,7 @@ mod front;
 
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::server::{Server, get, kill};
 use front::{Front, Manners};
@@ -84,6 +84,7 @@ fn twenty_viewers_of_vp8_and_opus() {
     let args = format!("{} --viewers 20 --audio --duration 2 --server-pid {pid} --json -", server.url);
     let ran = check(&server, 20, &args);
     assert_eq!(number(&ran, "/packets_lost"), 0.0, "{}", ran.stdout);
+    assert!(number(&ran, "/packets_expected") > 2000.0, "{}", ran.stdout);
     assert!(number(&ran, "/first_keyframe_ms/p50") > 0.0);
     assert!(number(&ran, "/server_cpu_us_per_packet") > 0.0);
     number(&ran, "/server_rss_kb_per_viewer");
@@ -196,11 +197,9 @@ fn ctrl_c_ends_with_the_table_and_leaves_nothing_behind() {
     let mut command = load(&format!("{} --viewers 4 --duration 600", server.url));
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     server.wait_for_metric("manycast_media_forwarded_total", "", |copies| copies > 100.0);
-    // All four have joined long before their pictures amount to that, and the measurement may or may not have begun.
+    // By itself it would take ten minutes. All four have joined long before their pictures amount to that, and the measurement may or may not have begun.
     kill(child.id(), SIGINT);
-    let started = Instant::now();
     let ran = ran(&child.wait_with_output().expect("it ends"));
-    assert!(started.elapsed() < Duration::from_secs(20), "it ends soon");
     assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("viewers connected      4 of 4"), "{}", ran.stdout);
     assert!(ran.stdout.contains("note: interrupted"), "{}", ran.stdout);

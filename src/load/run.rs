@@ -504,7 +504,7 @@ fn summarise(plan: &Plan, measured: Measured, ended: Ended) -> Report {
     let percent = |cpu: Duration| if window > 0.0 { round(cpu.as_secs_f64() * 100.0 / window, 1) } else { 0.0 };
     let server_cpu = begin.server_cpu.zip(end.server_cpu).map(|(begin, end)| end.saturating_sub(begin));
     let memory = measured.memory_before_kb.zip(measured.memory_after_kb);
-    let lost = crowd.counts.expected.saturating_sub(crowd.counts.received);
+    let lost = crowd.counts.lost();
     let since_asked = |reached: fn(&super::viewer::Milestones) -> Option<Instant>| {
         Spread::of(crowd.milestones.iter().filter_map(|m| Some(reached(m)?.since(m.asked))).collect())
     };
@@ -524,6 +524,7 @@ fn summarise(plan: &Plan, measured: Measured, ended: Ended) -> Report {
         bits_per_second_per_viewer: (per_second(bytes * 8) / connected.max(1) as f64).round(),
         packets_expected: crowd.counts.expected,
         packets_lost: lost,
+        audio_packets_lost: crowd.audio.lost(),
         loss_percent: lost as f64 * 100.0 / crowd.counts.expected.max(1) as f64,
         rtx_packets: crowd.rtx_packets,
         rtx_repaired: crowd.counts.repaired,
