@@ -46,9 +46,12 @@ pub(super) struct Report {
     pub sampled_viewers: u64,
     pub server_cpu_us_per_packet: Option<f64>,
     pub server_cpu_percent: Option<f64>,
+    /// Its threads were ready to run and had no processor: sums over threads.
+    pub server_starved_percent: Option<f64>,
     pub server_rss_kb_per_viewer: Option<f64>,
     /// Of this process, in percent of one core.
     pub client_cpu_percent: f64,
+    pub client_starved_percent: f64,
     /// Of the thread that receives for all viewers.
     pub viewer_thread_cpu_percent: f64,
     pub publisher_late_p99_ms: Option<f64>,

@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::connection::{self, Joined};
 use super::crowd::{self, CONNECT_TIMEOUT, Crowd, CrowdReport, Habits, Progress};
 use super::flags::{Flags, Plan};
-use super::process;
+use super::process::{self, Usage};
 use super::publishers::{self, Published, Publishers, PublishersReport};
 use super::report::{Latency, Report, Spread, round};
 use super::signalling::{SessionUrl, Signaller};
@@ -48,6 +48,9 @@ const DRAIN: Duration = Duration::from_millis(400);
 /// A viewer's offer is made again so long when there is no stream yet, or the server wants it slower.
 const RETRY_FOR: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// Threads that are ready and wait longer than this, of the time, are kept from it by something else.
+const STARVED_PERCENT: f64 = 20.0;
 
 /// Descriptors beside the sockets of clients: HTTP, epoll, files.
 const OTHER_FILES: u64 = 64;
@@ -148,8 +151,8 @@ struct Mark {
     packets: u64,
     bytes: u64,
     published: u64,
-    server_cpu: Option<Duration>,
-    own_cpu: Duration,
+    server: Option<Usage>,
+    own: Usage,
     thread_cpu: Duration,
     kernel_drops: Option<u64>,
 }
@@ -173,7 +176,7 @@ enum Role {
 impl Run {
     fn start(plan: Plan) -> Result<Run, RunError> {
         if let Some(pid) = plan.server_pid
-            && process::cpu_time(pid).is_none()
+            && process::usage(pid).is_none()
         {
             return Err(RunError::NoProcess(pid));
         }
@@ -271,12 +274,14 @@ impl Run {
             begin = self.mark();
             self.pause(plan.duration);
         }
-        let end = self.mark();
+        let mut end = self.mark();
         let memory_after_kb = plan.server_pid.and_then(process::resident_kb);
         self.published.measuring.store(false, Ordering::Relaxed);
         let interrupted = self.is_interrupted();
         self.crowd.tell(crowd::Command::StopMeasuring);
         self.wait_for_crowd(false);
+        // The thread tells it now and then, and just now.
+        end.thread_cpu = Duration::from_nanos(self.thread_cpu.load(Ordering::Relaxed));
         self.publishers.tell(publishers::Command::Quiet);
         thread::sleep(DRAIN + 4 * plan.delay + if plan.loss > 0.0 { DRAIN } else { Duration::ZERO });
         Ok(Measured { begin, end, connected: connected(), memory_before_kb, memory_after_kb, interrupted, notes })
@@ -402,8 +407,8 @@ impl Run {
             packets: self.progress.packets.load(Ordering::Relaxed),
             bytes: self.progress.bytes.load(Ordering::Relaxed),
             published: self.published.packets.load(Ordering::Relaxed),
-            server_cpu: self.plan.server_pid.and_then(process::cpu_time),
-            own_cpu: process::cpu_time(own).unwrap_or_default(),
+            server: self.plan.server_pid.and_then(process::usage),
+            own: process::usage(own).unwrap_or_default(),
             thread_cpu: Duration::from_nanos(self.thread_cpu.load(Ordering::Relaxed)),
             kernel_drops: process::receive_buffer_errors(),
         }
@@ -502,7 +507,8 @@ fn summarise(plan: &Plan, measured: Measured, ended: Ended) -> Report {
     let (packets, bytes) = (end.packets - begin.packets, end.bytes - begin.bytes);
     let per_second = |count: u64| if window > 0.0 { count as f64 / window } else { 0.0 };
     let percent = |cpu: Duration| if window > 0.0 { round(cpu.as_secs_f64() * 100.0 / window, 1) } else { 0.0 };
-    let server_cpu = begin.server_cpu.zip(end.server_cpu).map(|(begin, end)| end.saturating_sub(begin));
+    let server = begin.server.zip(end.server).map(|(begin, end)| end.since(begin));
+    let own = end.own.since(begin.own);
     let memory = measured.memory_before_kb.zip(measured.memory_after_kb);
     let lost = crowd.counts.lost();
     let since_asked = |reached: fn(&super::viewer::Milestones) -> Option<Instant>| {
@@ -541,14 +547,16 @@ fn summarise(plan: &Plan, measured: Measured, ended: Ended) -> Report {
             samples: crowd.latency.samples(),
         },
         sampled_viewers: crowd.sampled,
-        server_cpu_us_per_packet: server_cpu
+        server_cpu_us_per_packet: server
             .filter(|_| packets > 0)
-            .map(|cpu| round(cpu.as_secs_f64() * 1e6 / packets as f64, 4)),
-        server_cpu_percent: server_cpu.map(percent),
+            .map(|server| round(server.cpu.as_secs_f64() * 1e6 / packets as f64, 4)),
+        server_cpu_percent: server.map(|s| percent(s.cpu)),
+        server_starved_percent: server.map(|s| percent(s.starved)),
         server_rss_kb_per_viewer: memory
             .filter(|_| connected > 0)
             .map(|(before, after)| round((after as f64 - before as f64) / connected as f64, 1)),
-        client_cpu_percent: percent(end.own_cpu.saturating_sub(begin.own_cpu)),
+        client_cpu_percent: percent(own.cpu),
+        client_starved_percent: percent(own.starved),
         viewer_thread_cpu_percent: percent(end.thread_cpu.saturating_sub(begin.thread_cpu)),
         publisher_late_p99_ms: publishers.late.percentile(0.99).map(millis),
         publisher_late_max_ms: millis(publishers.late.max()),
@@ -582,6 +590,13 @@ fn doubts(plan: &Plan, report: &Report, ended: &Ended) -> Vec<String> {
         let busy = report.viewer_thread_cpu_percent;
         notes.push(format!(
             "the viewers' thread was busy for {busy:.0} %: the load tester may have been the bottleneck"
+        ));
+    }
+    let (client, server) = (report.client_starved_percent, report.server_starved_percent.unwrap_or(0.0));
+    if client.max(server) > STARVED_PERCENT {
+        notes.push(format!(
+            "threads waited for a processor for {client:.0} % (load tester) and {server:.0} % (server) of the time: this \
+             machine is busy, and latencies are its own"
         ));
     }
     if let Some(drops) = report.kernel_receive_drops.filter(|drops| *drops > 0) {
