@@ -68,9 +68,8 @@ impl Progress {
 
 /// What the thread leaves behind.
 pub(super) struct CrowdReport {
-    /// Since [`Command::Measure`], of video and audio together.
-    pub counts: Counts,
-    /// Audio has no RTX, so what is lost of it is lost for good.
+    /// Since [`Command::Measure`], as `audio`, which has no RTX: what is lost of it is lost for good.
+    pub video: Counts,
     pub audio: Counts,
     pub rtx_packets: u64,
     pub unreadable: u64,
@@ -363,10 +362,9 @@ impl Crowd {
     }
 
     fn report(self) -> CrowdReport {
-        let (mut counts, audio) = self.counts_since_baseline();
-        counts.add(&audio);
+        let (video, audio) = self.counts_since_baseline();
         CrowdReport {
-            counts,
+            video,
             audio,
             rtx_packets: self.totals.rtx_packets - self.baseline.rtx_packets,
             unreadable: self.totals.unreadable - self.baseline.unreadable,

@@ -510,7 +510,10 @@ fn summarise(plan: &Plan, measured: Measured, ended: Ended) -> Report {
     let server = begin.server.zip(end.server).map(|(begin, end)| end.since(begin));
     let own = end.own.since(begin.own);
     let memory = measured.memory_before_kb.zip(measured.memory_after_kb);
-    let lost = crowd.counts.lost();
+    // Apart: repairs of what was lost before the window must not make up for audio.
+    let lost = crowd.video.lost() + crowd.audio.lost();
+    let mut counts = crowd.video;
+    counts.add(&crowd.audio);
     let since_asked = |reached: fn(&super::viewer::Milestones) -> Option<Instant>| {
         Spread::of(crowd.milestones.iter().filter_map(|m| Some(reached(m)?.since(m.asked))).collect())
     };
@@ -528,14 +531,14 @@ fn summarise(plan: &Plan, measured: Measured, ended: Ended) -> Report {
         packets_per_second: round(per_second(packets), 1),
         bits_per_second: per_second(bytes * 8).round(),
         bits_per_second_per_viewer: (per_second(bytes * 8) / connected.max(1) as f64).round(),
-        packets_expected: crowd.counts.expected,
+        packets_expected: counts.expected,
         packets_lost: lost,
         audio_packets_lost: crowd.audio.lost(),
-        loss_percent: lost as f64 * 100.0 / crowd.counts.expected.max(1) as f64,
+        loss_percent: lost as f64 * 100.0 / counts.expected.max(1) as f64,
         rtx_packets: crowd.rtx_packets,
-        rtx_repaired: crowd.counts.repaired,
-        duplicates: crowd.counts.duplicates,
-        reordered: crowd.counts.reordered,
+        rtx_repaired: counts.repaired,
+        duplicates: counts.duplicates,
+        reordered: counts.reordered,
         unreadable: crowd.unreadable,
         connect_ms: since_asked(|m| m.connected),
         first_packet_ms: since_asked(|m| m.first_packet),

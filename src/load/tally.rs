@@ -39,6 +39,7 @@ impl Counts {
         self.repaired += other.repaired;
     }
 
+    /// None when repairs of earlier losses outweigh them.
     pub fn lost(&self) -> u64 {
         self.expected.saturating_sub(self.received)
     }
