@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
+use str0m::media::MediaKind;
 
 use super::clock::Clock;
 use super::connection::{Joined, Outgoing};
@@ -67,8 +68,9 @@ impl Progress {
 
 /// What the thread leaves behind.
 pub(super) struct CrowdReport {
-    /// Since [`Command::Measure`].
-    pub counts: Counts,
+    /// Since [`Command::Measure`], as `audio`, which has no RTX: what is lost of it is lost for good.
+    pub video: Counts,
+    pub audio: Counts,
     pub rtx_packets: u64,
     pub unreadable: u64,
     pub latency: Histogram,
@@ -109,7 +111,8 @@ pub(super) struct Crowd {
 /// Counters when the measurement began.
 #[derive(Default)]
 struct Baseline {
-    counts: Counts,
+    audio: Counts,
+    video: Counts,
     rtx_packets: u64,
     unreadable: u64,
 }
@@ -279,14 +282,12 @@ impl Crowd {
     /// Counts how far everyone is, and gives up on those who take too long.
     fn summarise(&mut self, now: Instant) {
         let (mut connected, mut playing) = (0, 0);
-        let mut counts = Counts::default();
         for slot in &mut self.viewers {
             let Some(viewer) = slot else { continue };
             let milestones = viewer.milestones();
             let shows = viewer.connection().video.is_none() || milestones.first_keyframe.is_some();
             connected += u64::from(milestones.connected.is_some());
             playing += u64::from(milestones.first_packet.is_some() && shows);
-            counts.add(&viewer.counts());
             if milestones.connected.is_none() && now.since(milestones.answered) > CONNECT_TIMEOUT {
                 let joined = viewer.joined();
                 let local = self.many.locals()[joined.index];
@@ -296,7 +297,8 @@ impl Crowd {
         }
         self.progress.connected.store(connected, Ordering::Relaxed);
         self.progress.playing.store(playing, Ordering::Relaxed);
-        let counts = counts.since(&self.baseline.counts);
+        let (mut counts, audio) = self.counts_since_baseline();
+        counts.add(&audio);
         self.progress.expected.store(counts.expected, Ordering::Relaxed);
         self.progress.received.store(counts.received, Ordering::Relaxed);
         self.thread_cpu.store(
@@ -307,7 +309,8 @@ impl Crowd {
 
     fn measure(&mut self) {
         self.baseline = Baseline {
-            counts: self.counts(),
+            audio: self.counts(MediaKind::Audio),
+            video: self.counts(MediaKind::Video),
             rtx_packets: self.totals.rtx_packets,
             unreadable: self.totals.unreadable,
         };
@@ -346,16 +349,23 @@ impl Crowd {
         }
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self, kind: MediaKind) -> Counts {
         let mut counts = Counts::default();
-        self.viewers.iter().flatten().for_each(|v| counts.add(&v.counts()));
+        self.viewers.iter().flatten().for_each(|v| counts.add(&v.counts(kind)));
         counts
     }
 
+    /// Of video and of audio.
+    fn counts_since_baseline(&self) -> (Counts, Counts) {
+        let video = self.counts(MediaKind::Video).since(&self.baseline.video);
+        (video, self.counts(MediaKind::Audio).since(&self.baseline.audio))
+    }
+
     fn report(self) -> CrowdReport {
-        let counts = self.counts().since(&self.baseline.counts);
+        let (video, audio) = self.counts_since_baseline();
         CrowdReport {
-            counts,
+            video,
+            audio,
             rtx_packets: self.totals.rtx_packets - self.baseline.rtx_packets,
             unreadable: self.totals.unreadable - self.baseline.unreadable,
             milestones: self.viewers.iter().flatten().map(|v| *v.milestones()).collect(),

@@ -105,7 +105,8 @@ pub struct Flags {
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub sample: u32,
 
-    /// Process of the server, if it runs here: its processor time and memory are reported
+    /// Process of the server, if it runs here: its processor time and memory are reported. Memory means something on a
+    /// server that was just started: later runs use again what earlier ones have freed
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
 
@@ -113,7 +114,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Exit with 1 when more packets were lost for good
+    /// Exit with 1 when more packets were lost for good. Losses of video are repaired by RTX first, audio has none
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub max_loss: Option<f64>,
 

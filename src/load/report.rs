@@ -27,8 +27,10 @@ pub(super) struct Report {
     pub bits_per_second: f64,
     pub bits_per_second_per_viewer: f64,
     pub packets_expected: u64,
-    /// For good.
+    /// For good, of audio and video.
     pub packets_lost: u64,
+    /// Of those, audio: it has no RTX.
+    pub audio_packets_lost: u64,
     pub loss_percent: f64,
     pub rtx_packets: u64,
     pub rtx_repaired: u64,
@@ -44,9 +46,12 @@ pub(super) struct Report {
     pub sampled_viewers: u64,
     pub server_cpu_us_per_packet: Option<f64>,
     pub server_cpu_percent: Option<f64>,
+    /// Its threads were ready to run and had no processor: sums over threads.
+    pub server_starved_percent: Option<f64>,
     pub server_rss_kb_per_viewer: Option<f64>,
     /// Of this process, in percent of one core.
     pub client_cpu_percent: f64,
+    pub client_starved_percent: f64,
     /// Of the thread that receives for all viewers.
     pub viewer_thread_cpu_percent: f64,
     pub publisher_late_p99_ms: Option<f64>,
@@ -132,7 +137,12 @@ impl Report {
         let mbit = |bits: f64| bits / 1e6;
         let per_viewer = mbit(self.bits_per_second_per_viewer);
         row("bitrate", format!("{:.1} Mbit/s, {per_viewer:.2} per viewer", mbit(self.bits_per_second)));
-        row("lost", format!("{:.3} % ({} of {})", self.loss_percent, self.packets_lost, self.packets_expected));
+        let audio = match self.audio_packets_lost {
+            0 => String::new(),
+            audio => format!(", {audio} of them audio, which has no RTX"),
+        };
+        let (percent, lost, expected) = (self.loss_percent, self.packets_lost, self.packets_expected);
+        row("lost", format!("{percent:.3} % ({lost} of {expected}{audio})"));
         row("repaired by RTX", format!("{} ({} RTX packets)", self.rtx_repaired, self.rtx_packets));
         row("duplicates, reordered", format!("{}, {}", self.duplicates, self.reordered));
         let latency = &self.latency_us;

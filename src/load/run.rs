@@ -1,6 +1,6 @@
 //! One run from its plan to its exit code: publish, ramp viewers up, settle, measure, clean up, tell.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,10 +14,12 @@ use super::clock::Clock;
 use super::connection::{self, Joined};
 use super::crowd::{self, CONNECT_TIMEOUT, Crowd, CrowdReport, Habits, Progress};
 use super::flags::{Flags, Plan};
+use super::live::Live;
 use super::process;
 use super::publishers::{self, Published, Publishers, PublishersReport};
-use super::report::{Latency, Report, Spread, round};
+use super::report::Report;
 use super::signalling::{SessionUrl, Signaller};
+use super::summary::{self, Ended, Mark, Measured};
 use super::target::TargetError;
 use crate::io::many::{self, Many, Options};
 use crate::units::Instant;
@@ -83,7 +85,7 @@ fn execute(plan: Plan) -> Result<u8, RunError> {
     let measured = run.measure();
     let (plan, progress, ended) = run.finish()?;
     let measured = measured?;
-    let report = summarise(&plan, measured, ended);
+    let report = summary::summarise(&plan, measured, ended);
     tell(&plan, &report)?;
     let failed = progress.failed.load(Ordering::Relaxed);
     if let Some(first) = progress.first_failure() {
@@ -134,36 +136,6 @@ impl<C, R> Handle<C, R> {
     }
 }
 
-/// What the threads left behind.
-struct Ended {
-    crowd: CrowdReport,
-    publishers: PublishersReport,
-    not_deleted: Option<String>,
-}
-
-/// Figures of one moment.
-#[derive(Clone, Copy)]
-struct Mark {
-    at: Instant,
-    packets: u64,
-    bytes: u64,
-    published: u64,
-    server_cpu: Option<Duration>,
-    own_cpu: Duration,
-    thread_cpu: Duration,
-    kernel_drops: Option<u64>,
-}
-
-struct Measured {
-    begin: Mark,
-    end: Mark,
-    connected: u64,
-    memory_before_kb: Option<u64>,
-    memory_after_kb: Option<u64>,
-    interrupted: bool,
-    notes: Vec<String>,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Publisher,
@@ -173,7 +145,7 @@ enum Role {
 impl Run {
     fn start(plan: Plan) -> Result<Run, RunError> {
         if let Some(pid) = plan.server_pid
-            && process::cpu_time(pid).is_none()
+            && process::usage(pid).is_none()
         {
             return Err(RunError::NoProcess(pid));
         }
@@ -271,12 +243,14 @@ impl Run {
             begin = self.mark();
             self.pause(plan.duration);
         }
-        let end = self.mark();
+        let mut end = self.mark();
         let memory_after_kb = plan.server_pid.and_then(process::resident_kb);
         self.published.measuring.store(false, Ordering::Relaxed);
         let interrupted = self.is_interrupted();
         self.crowd.tell(crowd::Command::StopMeasuring);
         self.wait_for_crowd(false);
+        // The thread tells it now and then, and just now.
+        end.thread_cpu = Duration::from_nanos(self.thread_cpu.load(Ordering::Relaxed));
         self.publishers.tell(publishers::Command::Quiet);
         thread::sleep(DRAIN + 4 * plan.delay + if plan.loss > 0.0 { DRAIN } else { Duration::ZERO });
         Ok(Measured { begin, end, connected: connected(), memory_before_kb, memory_after_kb, interrupted, notes })
@@ -402,8 +376,8 @@ impl Run {
             packets: self.progress.packets.load(Ordering::Relaxed),
             bytes: self.progress.bytes.load(Ordering::Relaxed),
             published: self.published.packets.load(Ordering::Relaxed),
-            server_cpu: self.plan.server_pid.and_then(process::cpu_time),
-            own_cpu: process::cpu_time(own).unwrap_or_default(),
+            server: self.plan.server_pid.and_then(process::usage),
+            own: process::usage(own).unwrap_or_default(),
             thread_cpu: Duration::from_nanos(self.thread_cpu.load(Ordering::Relaxed)),
             kernel_drops: process::receive_buffer_errors(),
         }
@@ -448,181 +422,16 @@ impl Run {
     }
 }
 
-/// The line that tells how it is going.
-struct Live {
-    terminal: bool,
-    next: Instant,
-    shown_at: Instant,
-    packets: u64,
-    bytes: u64,
-    start: Instant,
-}
-
-impl Live {
-    fn new(now: Instant) -> Live {
-        let terminal = std::io::stderr().is_terminal();
-        Live { terminal, next: now + Duration::from_secs(1), shown_at: now, packets: 0, bytes: 0, start: now }
-    }
-
-    fn show(&mut self, now: Instant, progress: &Progress, viewers: usize) {
-        if now < self.next {
-            return;
-        }
-        // A log gets fewer lines than eyes.
-        self.next = now + Duration::from_secs(if self.terminal { 1 } else { 5 });
-        let (packets, bytes) = (progress.packets.load(Ordering::Relaxed), progress.bytes.load(Ordering::Relaxed));
-        let seconds = now.since(self.shown_at).as_secs_f64();
-        let expected = progress.expected.load(Ordering::Relaxed);
-        let lost = expected.saturating_sub(progress.received.load(Ordering::Relaxed));
-        let line = format!(
-            "{:.0} s: {} of {viewers} viewers, {:.0} packets/s, {:.1} Mbit/s, {:.3} % missing",
-            now.since(self.start).as_secs_f64(),
-            progress.connected.load(Ordering::Relaxed),
-            (packets - self.packets) as f64 / seconds,
-            (bytes - self.bytes) as f64 * 8e-6 / seconds,
-            lost as f64 * 100.0 / expected.max(1) as f64,
-        );
-        (self.packets, self.bytes, self.shown_at) = (packets, bytes, now);
-        let mut stderr = std::io::stderr().lock();
-        // Nobody reads it: then nobody misses it.
-        let _ = if self.terminal { write!(stderr, "\r\x1b[K{line}") } else { writeln!(stderr, "{line}") };
-    }
-
-    fn clear(&self) {
-        if self.terminal {
-            eprint!("\r\x1b[K");
-        }
-    }
-}
-
-fn summarise(plan: &Plan, measured: Measured, ended: Ended) -> Report {
-    let Measured { begin, end, connected, .. } = measured;
-    let Ended { crowd, publishers, .. } = &ended;
-    let window = end.at.since(begin.at).as_secs_f64();
-    let (packets, bytes) = (end.packets - begin.packets, end.bytes - begin.bytes);
-    let per_second = |count: u64| if window > 0.0 { count as f64 / window } else { 0.0 };
-    let percent = |cpu: Duration| if window > 0.0 { round(cpu.as_secs_f64() * 100.0 / window, 1) } else { 0.0 };
-    let server_cpu = begin.server_cpu.zip(end.server_cpu).map(|(begin, end)| end.saturating_sub(begin));
-    let memory = measured.memory_before_kb.zip(measured.memory_after_kb);
-    let lost = crowd.counts.expected.saturating_sub(crowd.counts.received);
-    let since_asked = |reached: fn(&super::viewer::Milestones) -> Option<Instant>| {
-        Spread::of(crowd.milestones.iter().filter_map(|m| Some(reached(m)?.since(m.asked))).collect())
-    };
-    let micros = |part| crowd.latency.percentile(part).map(|t| round(t.as_secs_f64() * 1e6, 1));
-    let millis = |time: Duration| round(time.as_secs_f64() * 1000.0, 2);
-    let mut report = Report {
-        streams: plan.streams as u64,
-        viewers_asked: plan.viewers() as u64,
-        viewers_connected: connected,
-        viewers_silent: crowd.silent,
-        viewers_closed: crowd.closed,
-        window_seconds: round(window, 3),
-        packets_published_per_second: round(per_second(end.published - begin.published), 1),
-        packets_received: packets,
-        packets_per_second: round(per_second(packets), 1),
-        bits_per_second: per_second(bytes * 8).round(),
-        bits_per_second_per_viewer: (per_second(bytes * 8) / connected.max(1) as f64).round(),
-        packets_expected: crowd.counts.expected,
-        packets_lost: lost,
-        loss_percent: lost as f64 * 100.0 / crowd.counts.expected.max(1) as f64,
-        rtx_packets: crowd.rtx_packets,
-        rtx_repaired: crowd.counts.repaired,
-        duplicates: crowd.counts.duplicates,
-        reordered: crowd.counts.reordered,
-        unreadable: crowd.unreadable,
-        connect_ms: since_asked(|m| m.connected),
-        first_packet_ms: since_asked(|m| m.first_packet),
-        first_keyframe_ms: since_asked(|m| m.first_keyframe),
-        latency_us: Latency {
-            p50: micros(0.5),
-            p99: micros(0.99),
-            p999: micros(0.999),
-            samples: crowd.latency.samples(),
-        },
-        sampled_viewers: crowd.sampled,
-        server_cpu_us_per_packet: server_cpu
-            .filter(|_| packets > 0)
-            .map(|cpu| round(cpu.as_secs_f64() * 1e6 / packets as f64, 4)),
-        server_cpu_percent: server_cpu.map(percent),
-        server_rss_kb_per_viewer: memory
-            .filter(|_| connected > 0)
-            .map(|(before, after)| round((after as f64 - before as f64) / connected as f64, 1)),
-        client_cpu_percent: percent(end.own_cpu.saturating_sub(begin.own_cpu)),
-        viewer_thread_cpu_percent: percent(end.thread_cpu.saturating_sub(begin.thread_cpu)),
-        publisher_late_p99_ms: publishers.late.percentile(0.99).map(millis),
-        publisher_late_max_ms: millis(publishers.late.max()),
-        keyframe_requests: publishers.keyframe_requests,
-        emulated_losses: crowd.emulated_losses,
-        kernel_receive_drops: begin.kernel_drops.zip(end.kernel_drops).map(|(begin, end)| end.saturating_sub(begin)),
-        gro: plan.gro,
-        interrupted: measured.interrupted,
-        notes: measured.notes,
-    };
-    let doubts = doubts(plan, &report, &ended);
-    report.notes.extend(doubts);
-    report
-}
-
-/// What a reader must know to trust the figures.
-fn doubts(plan: &Plan, report: &Report, ended: &Ended) -> Vec<String> {
-    let mut notes = Vec::new();
-    let Ended { crowd, publishers, not_deleted } = ended;
-    if plan.viewers() as u64 > crowd.sampled {
-        notes.push(format!(
-            "{} of {} viewers decrypt everything; the others count headers, and decrypt until the first keyframe and RTX",
-            crowd.sampled,
-            plan.viewers(),
-        ));
-    }
-    if report.interrupted {
-        notes.push("interrupted: the figures are of the time until then".to_owned());
-    }
-    if report.viewer_thread_cpu_percent > 90.0 {
-        let busy = report.viewer_thread_cpu_percent;
-        notes.push(format!(
-            "the viewers' thread was busy for {busy:.0} %: the load tester may have been the bottleneck"
-        ));
-    }
-    if let Some(drops) = report.kernel_receive_drops.filter(|drops| *drops > 0) {
-        notes
-            .push(format!("{drops} datagrams found a full receive buffer on this machine, the server's or a viewer's"));
-    }
-    if let Some(p99) = report.publisher_late_p99_ms.filter(|p99| *p99 > 5.0) {
-        let max = report.publisher_late_max_ms;
-        notes.push(format!("publisher late by {p99} ms (p99), at most {max} ms: frames left in clumps"));
-    }
-    let expected = plan.source.packets_per_second() * plan.streams as f64;
-    if !report.interrupted && report.packets_published_per_second < expected * 0.98 {
-        let published = report.packets_published_per_second;
-        notes.push(format!("publishers sent {published:.0} packets/s instead of {expected:.0}"));
-    }
-    let mut count = |count: u64, what: &str| {
-        if count > 0 {
-            notes.push(format!("{count} {what}"));
-        }
-    };
-    count(publishers.closed, "publishers were disconnected before the end");
-    count(publishers.send_errors, "datagrams of publishers were not taken by their socket");
-    count(report.viewers_silent, "viewers got nothing in the end");
-    count(report.viewers_closed, "viewers were disconnected before the end");
-    count(report.unreadable, "packets could not be decrypted, or have an unknown payload type");
-    count(crowd.emulation_overflow, "datagrams were lost because the emulated path was full");
-    count(crowd.truncated, "datagrams were too long to be received");
-    if let Some(error) = not_deleted {
-        notes.push(format!("not every session could be deleted: {error}"));
-    }
-    notes
-}
-
 /// Prints the table, and writes the JSON where it is wanted.
 fn tell(plan: &Plan, report: &Report) -> Result<(), RunError> {
     let failed = |source| RunError::System { step: "write the report", source };
     let to_stdout = plan.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
-    if to_stdout {
-        eprint!("{}", report.table())
-    } else {
-        print!("{}", report.table())
-    }
+    let table = report.table();
+    // Whoever closes the pipe has read enough.
+    let _ = match to_stdout {
+        true => std::io::stderr().write_all(table.as_bytes()),
+        false => std::io::stdout().write_all(table.as_bytes()),
+    };
     let Some(path) = &plan.json else { return Ok(()) };
     let json = serde_json::to_string_pretty(report).map_err(|e| failed(e.into()))? + "\n";
     if to_stdout {

@@ -39,6 +39,11 @@ impl Counts {
         self.repaired += other.repaired;
     }
 
+    /// None when repairs of earlier losses outweigh them.
+    pub fn lost(&self) -> u64 {
+        self.expected.saturating_sub(self.received)
+    }
+
     pub fn since(&self, earlier: &Counts) -> Counts {
         Counts {
             expected: self.expected - earlier.expected,

@@ -158,7 +158,7 @@ mod tests {
         for (url, expected) in [
             ("https://h", "https is not spoken here"),
             ("h:8080", "expected http://HOST:PORT"),
-            ("http://", "expected http://HOST:PORT"),
+            ("http:///x", "expected http://HOST:PORT"),
             ("http://h/whip/a", "--whip-url"),
         ] {
             let error = Target::manycast(url, false, None, names(1)).unwrap_err().to_string();

@@ -146,9 +146,9 @@ impl Viewer {
         &self.milestones
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self, kind: MediaKind) -> Counts {
         let mut counts = Counts::default();
-        self.tracks.iter().for_each(|t| counts.add(&t.tally.counts()));
+        self.tracks.iter().filter(|t| t.kind == kind).for_each(|t| counts.add(&t.tally.counts()));
         counts
     }
 
