@@ -45,7 +45,7 @@ pub struct Config {
     /// RTP padding of a packet at most so that it can be a segment, in percent of the largest one. Default 2.
     pub gso_padding_percent: usize,
     /// How long the beginning of a video frame waits for the rest where many watch, so that it leaves in fewer messages.
-    /// At most 200 µs. Default 0.
+    /// At most 200 µs. Default 200; the end of a frame ends the wait.
     pub video_hold: Duration,
     /// Directives of `tracing_subscriber::EnvFilter`.
     pub log: String,
@@ -159,7 +159,7 @@ impl Config {
             io: parse(&flags.io, "io")?.unwrap_or(IoBackend::Auto),
             gso_segments: within(&flags.gso_segments, "gso-segments", 1..=64, 16)?,
             gso_padding_percent: within(&flags.gso_padding, "gso-padding", 0..=20, 2)?,
-            video_hold: Duration::from_micros(within(&flags.video_hold, "video-hold", 0..=200, 0)? as u64),
+            video_hold: Duration::from_micros(within(&flags.video_hold, "video-hold", 0..=200, 200)? as u64),
             log: flags.log.unwrap_or_else(|| "info,str0m=warn,is=warn,dimpl=warn".to_owned()),
             limits,
         })

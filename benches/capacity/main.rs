@@ -50,6 +50,8 @@ struct Measured {
     loss_percent: f64,
     latency_ms: (f64, f64),
     inside_ms: f64,
+    /// Datagrams in a message.
+    segments: f64,
     memory_kb: f64,
     /// Share of the copies that the busiest shard sent.
     busiest: f64,
@@ -139,9 +141,9 @@ fn table(rows: &[Row]) {
     println!("{}", machine());
     println!(
         "| backend | shards | viewers | packets/s in | burst | payload B | GRO | CPU µs/packet | reference | ratio | loss % | \
-         latency ms p50 / p99 | inside ms p99 | kB/viewer | busiest shard | load tester |"
+         latency ms p50 / p99 | inside ms p99 | segments | kB/viewer | busiest shard | load tester |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     for row in rows {
         let Row { io, shards, viewers, rate, burst, payload_bytes, gro } = *row;
         let before = reference::cpu_us(&row.options());
@@ -153,7 +155,7 @@ fn table(rows: &[Row]) {
         let floor = (before + reference::cpu_us(&row.options())) / 2.0;
         println!(
             "| {io} | {shards} | {viewers} | {rate} | {burst} | {payload_bytes} | {} | {:.2} | {floor:.2} | {:.2} | {:.3} | \
-             {:.2} / {:.2} | {:.2} | {:.0} | {:.0} % | {:.0} % |",
+             {:.2} / {:.2} | {:.2} | {:.1} | {:.0} | {:.0} % | {:.0} % |",
             if gro { "on" } else { "off" },
             got.cpu_us,
             got.cpu_us / floor,
@@ -161,6 +163,7 @@ fn table(rows: &[Row]) {
             got.latency_ms.0,
             got.latency_ms.1,
             got.inside_ms,
+            got.segments,
             got.memory_kb,
             got.busiest * 100.0,
             got.load_cpu_percent,
@@ -192,6 +195,7 @@ fn measure(row: &Row) -> Option<Measured> {
     let server = Server::start(row);
     let report = load(row, &server, RAMP)?;
     let metrics = server.metrics();
+    let sum = |metrics: &str, name: &str| -> f64 { samples(metrics, name).map(|(_, value)| value).sum() };
     let shards: Vec<f64> = samples(&metrics, "manycast_media_forwarded_total").map(|(_, value)| value).collect();
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
     let latency = &report["latency_us"];
@@ -200,6 +204,7 @@ fn measure(row: &Row) -> Option<Measured> {
         loss_percent: number(&report["loss_percent"]),
         latency_ms: (number(&latency["p50"]) / 1e3, number(&latency["p99"]) / 1e3),
         inside_ms: percentile(&metrics, 0.99) * 1e3,
+        segments: sum(&metrics, "manycast_datagram_sent_total") / sum(&metrics, "manycast_message_sent_total"),
         memory_kb: number(&report["server_rss_kb_per_viewer"]),
         busiest: shards.iter().copied().fold(0.0, f64::max) / shards.iter().sum::<f64>(),
         load_cpu_percent: number(&report["client_cpu_percent"]),

@@ -2,8 +2,8 @@
 //!
 //! One thread takes bursts of RTP-like datagrams from a socket and for each of N viewers copies them behind a fresh
 //! header, seals them with the viewer's own key and sends them as segments of one message (UDP_SEGMENT), 64 messages
-//! to a `sendmmsg`. No ICE, no DTLS, no RTCP, no NACK, no numbering, no timers, one profile. Another thread sends the
-//! bursts and a third one reads what the viewers get, without GRO.
+//! to a `sendmmsg`. It knows how long a burst is and waits for the whole of it. No ICE, no DTLS, no RTCP, no NACK, no numbering, no timers, one profile. Another thread sends the
+//! bursts, and a third one reads what the viewers get as the load tester does, in epoll.
 //!
 //! CPU is CLOCK_THREAD_CPUTIME_ID of the forwarding thread.
 
@@ -11,18 +11,17 @@
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::mem;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use manycast::io::many::{self, Many};
 use manycast::srtp::keys::{MasterKey, Profile};
 use manycast::srtp::seal::RtpSealer;
 
 const HEADER_BYTES: usize = 12;
 const MESSAGES: usize = 64;
-/// By one call of a receiver.
-const MESSAGES_READ: usize = 16;
 
 /// What is forwarded to how many.
 pub struct Options {
@@ -53,18 +52,19 @@ fn run(options: &Options) -> (Duration, u64, u64) {
     input.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket");
     let output = UdpSocket::bind("127.0.0.1:0").expect("a port");
     socket2::SockRef::from(&output).set_send_buffer_size(4 << 20).expect("a buffer");
-    let sinks: Vec<UdpSocket> = (0..options.viewers).map(|_| sink(options.gro)).collect();
-    let destinations: Vec<libc::sockaddr_in> = sinks.iter().map(address).collect();
-    let target = address(&input);
+    let buffers = many::Options { gro: options.gro, receive_bytes: 512 * 1024 };
+    let mut sinks = Many::bind(Ipv4Addr::LOCALHOST.into(), options.viewers, buffers).expect("ports");
+    let destinations: Vec<libc::sockaddr_in> = sinks.locals().iter().map(address).collect();
+    let target = input.local_addr().expect("bound");
     let (stop, got) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             stay_on(1);
-            drain(&sinks, segment(options), &stop, &got);
+            drain(&mut sinks, &stop, &got);
         });
         let source = scope.spawn(|| {
             stay_on(1);
-            send_bursts(&target, options);
+            send_bursts(target, options);
         });
         let forwarder = scope.spawn(|| {
             stay_on(0);
@@ -84,68 +84,36 @@ fn stay_on(cpu: usize) {
     core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
 }
 
-fn sink(gro: bool) -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-    socket.set_nonblocking(true).expect("a socket");
-    socket2::SockRef::from(&socket).set_recv_buffer_size(512 * 1024).expect("a buffer");
-    if gro {
-        let (on, bytes): (libc::c_int, _) = (1, mem::size_of::<libc::c_int>() as u32);
-        // SAFETY: `on` is the integer that this option takes, and lives for the call.
-        let set = unsafe {
-            libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, (&raw const on).cast(), bytes)
-        };
-        assert_eq!(set, 0, "UDP_GRO");
-    }
-    socket
-}
-
-fn address(socket: &UdpSocket) -> libc::sockaddr_in {
+fn address(of: &SocketAddr) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: socket.local_addr().expect("bound").port().to_be(),
+        sin_port: of.port().to_be(),
         sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 1]) },
         sin_zero: [0; 8],
     }
 }
 
-/// `rate` packets a second, `burst` at a time, as one message: they arrive together.
-fn send_bursts(target: &libc::sockaddr_in, options: &Options) {
+/// `rate` packets a second, `burst` at a time, one by one as publishers send them.
+fn send_bursts(target: SocketAddr, options: &Options) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-    let packet_bytes = HEADER_BYTES + options.payload_bytes;
-    let mut packets = vec![0x80u8; packet_bytes * options.burst];
-    let mut sender = Sender::new(1);
+    let packet = vec![0x80u8; HEADER_BYTES + options.payload_bytes];
     let start = Instant::now();
     for burst in 0..options.rate * options.seconds / options.burst as u64 {
         let due = Duration::from_nanos(1_000_000_000 / options.rate * burst * options.burst as u64);
         std::thread::sleep(due.saturating_sub(start.elapsed()));
-        sender.add(&mut packets, target, (options.burst > 1).then_some(packet_bytes as u16));
-        sender.flush(&socket);
+        for _ in 0..options.burst {
+            socket.send_to(&packet, target).expect("sent");
+        }
     }
 }
 
-/// Reads what has come, and counts packets by their bytes: with GRO several are one message.
-fn drain(sinks: &[UdpSocket], segment: usize, stop: &AtomicBool, got: &AtomicU64) {
-    let mut memory = vec![[0u8; 1 << 16]; MESSAGES_READ];
-    // SAFETY: a zeroed mmsghdr is one without name, vectors and control data.
-    let mut headers: Vec<libc::mmsghdr> = (0..MESSAGES_READ).map(|_| unsafe { mem::zeroed() }).collect();
-    let mut vectors: Vec<libc::iovec> =
-        memory.iter_mut().map(|m| libc::iovec { iov_base: m.as_mut_ptr().cast(), iov_len: m.len() }).collect();
-    for (header, vector) in headers.iter_mut().zip(&mut vectors) {
-        header.msg_hdr.msg_iov = vector;
-        header.msg_hdr.msg_iovlen = 1;
-    }
+/// Reads what has come, as the load tester does: who sends pays for waking it.
+fn drain(sinks: &mut Many, stop: &AtomicBool, got: &AtomicU64) {
+    let mut ready = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let mut packets = 0;
-        for sink in sinks {
-            let (fd, count) = (sink.as_raw_fd(), MESSAGES_READ as u32);
-            // SAFETY: each header points to one vector, each vector to 64 kB that live in this function.
-            let n = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), count, 0, std::ptr::null_mut()) };
-            let read = &headers[..usize::try_from(n).unwrap_or(0)];
-            packets += read.iter().map(|h| (h.msg_len as usize).div_ceil(segment) as u64).sum::<u64>();
-        }
-        got.fetch_add(packets, Ordering::Relaxed);
-        if packets == 0 {
-            std::thread::sleep(Duration::from_micros(500));
+        sinks.wait(Duration::from_millis(50), &mut ready).expect("epoll");
+        for socket in ready.drain(..) {
+            got.fetch_add(sinks.receive(socket, |_, _| {}) as u64, Ordering::Relaxed);
         }
     }
 }

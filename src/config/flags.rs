@@ -69,7 +69,7 @@ flags! {
     gso_segments: Option<String> = "MANYCAST_GSO_SEGMENTS", value_name = "N";
     /// How much a packet may be padded (RTP) so that it can be a segment, in percent, 0 to 20; 0: never [default: 2]
     gso_padding: Option<String> = "MANYCAST_GSO_PADDING", value_name = "PERCENT";
-    /// Microseconds that the beginning of a video frame may wait for the rest, 0 to 200; audio never waits [default: 0]
+    /// Microseconds that the beginning of a video frame may wait for the rest, 0 to 200; audio never waits [default: 200]
     video_hold: Option<String> = "MANYCAST_VIDEO_HOLD", value_name = "MICROSECONDS";
     /// What is logged, as in RUST_LOG [default: info,str0m=warn,is=warn,dimpl=warn]
     log: Option<String> = "MANYCAST_LOG", value_name = "FILTER";

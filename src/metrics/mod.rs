@@ -147,6 +147,8 @@ pub struct Counters {
     /// Datagrams of sessions of this shard, given by others.
     pub datagrams_taken_over: u64,
     pub datagrams_sent: u64,
+    /// What held them: with segmentation, one message is up to 16 datagrams and one way through the kernel.
+    pub messages_sent: u64,
     pub bytes_sent: u64,
     /// Dropped because the socket's send buffer was full.
     pub send_would_block: u64,

@@ -56,7 +56,7 @@ pub fn render(gauges: &Gauges, shards: &[ShardFigures]) -> String {
 
 type Value = fn(&Counters) -> u64;
 
-const COUNTERS: [(&str, &str, Value); 20] = [
+const COUNTERS: [(&str, &str, Value); 21] = [
     ("manycast_datagram_received_total", "Datagrams received.", |c| c.datagrams_received),
     ("manycast_datagram_received_bytes_total", "Bytes received in datagrams.", |c| c.bytes_received),
     ("manycast_datagram_consumed_total", "STUN, DTLS and RTCP given to sessions.", |c| c.datagrams_consumed),
@@ -65,6 +65,7 @@ const COUNTERS: [(&str, &str, Value); 20] = [
     }),
     ("manycast_datagram_taken_over_total", "Datagrams taken from other shards.", |c| c.datagrams_taken_over),
     ("manycast_datagram_sent_total", "Datagrams sent.", |c| c.datagrams_sent),
+    ("manycast_message_sent_total", "Messages sent, each of one datagram or of several segments.", |c| c.messages_sent),
     ("manycast_datagram_sent_bytes_total", "Bytes sent in datagrams.", |c| c.bytes_sent),
     ("manycast_send_would_block_total", "Datagrams dropped at a full socket buffer.", |c| c.send_would_block),
     ("manycast_send_error_total", "Datagrams that the kernel refused.", |c| c.send_errors),

@@ -205,6 +205,7 @@ fn flush(shard: &mut Shard, backend: &mut dyn Backend, out: &mut SendBatch) {
     let sent = backend.send(out);
     let counters = shard.counters_mut();
     counters.datagrams_sent += sent.datagrams;
+    counters.messages_sent += sent.messages;
     counters.bytes_sent += sent.bytes;
     counters.send_would_block += sent.would_block;
     counters.send_errors += sent.errors;
