@@ -118,9 +118,8 @@ pub struct BackendStats {
 pub enum SendPath {
     /// One `SendMsg` per message in the ring.
     Ring,
-    /// One `sendmmsg` per batch, beside the ring. About 4 % cheaper than `Ring`, single or segmented: medians of six
-    /// runs of `benches/io.rs`, which differ by 10 % among themselves (loaded 2-core EPYC guest, Linux 6.18); the
-    /// design's own, quieter measurement says 3 to 12 %.
+    /// One `sendmmsg` per batch, beside the ring. `benches/io.rs` sees no difference to `Ring` beyond its noise (−2 to
+    /// +1 %), the design's own, quieter measurement 3 to 12 % for this one.
     #[default]
     Mmsg,
 }
