@@ -119,7 +119,7 @@ impl Driver {
             return Some(Duration::ZERO);
         }
         if self.held.is_some() {
-            return Some(Duration::from_millis(1));
+            return Some(Duration::from_millis(1).min(self.shard.next_timeout().since(self.clock.now())));
         }
         Some(self.shard.next_timeout().since(self.clock.now()))
     }
@@ -135,7 +135,10 @@ impl Driver {
         self.received.at = now;
         for datagram in self.received.iter() {
             self.shard.handle_datagram(now, datagram, &mut self.out);
+            // Resends and handshakes fill a batch too: media that waits, audio first, gets the next one.
             if self.out.is_full() {
+                flush(&mut self.shard, self.backend.as_mut(), &mut self.out);
+                self.shard.poll_transmit(now, &mut self.out);
                 flush(&mut self.shard, self.backend.as_mut(), &mut self.out);
             }
         }
