@@ -14,7 +14,7 @@ pub use answer::{AnswerError, finish_answer};
 pub use fragment::{FragmentError, SdpFrag, restart_fragment};
 pub use offer::{OfferError, Unusable};
 
-use super::codec::Format;
+use super::codec::{self, Codec, Format};
 use str0m::media::{Direction, MediaKind};
 
 /// A client's offer, parsed, checked and repaired.
@@ -70,6 +70,35 @@ impl Offer {
 
     pub fn media(&self, kind: MediaKind) -> Option<&OfferedMedia> {
         self.media.iter().find(|m| m.kind == kind)
+    }
+}
+
+impl OfferedFormat {
+    /// Whether str0m cannot tell it from the other one.
+    fn is_twin(&self, other: &OfferedFormat) -> bool {
+        let (a, b) = (self.format, other.format);
+        let same = match a.codec {
+            Codec::H264 => self.h264_profile_and_level() == other.h264_profile_and_level(),
+            _ => a.profile == b.profile,
+        };
+        same && (a.codec, a.packetization_mode) == (b.codec, b.packetization_mode)
+    }
+
+    /// `profile-level-id` with the constraints that all of its profile have (RFC 6184 §8.1, table 5).
+    fn h264_profile_and_level(&self) -> u32 {
+        let said = codec::parameter(&self.fmtp, "profile-level-id").is_some();
+        // libwebrtc infers level 3.1 where the RFC infers 1, and str0m follows it.
+        let id = if said { self.format.profile } else { 0x42_00_1f };
+        let constraints = (id >> 8) & 0xff;
+        let profile = match (id >> 16, constraints & 0xcf) {
+            // Constrained baseline, baseline, main, extended; the others are what they say.
+            (0x42, 0x40 | 0xc0) | (0x4d, 0x80 | 0xc0) | (0x58, 0xc0) => 0x42_40,
+            (0x42, 0x00 | 0x80) | (0x58, 0x80) => 0x42_00,
+            (0x4d, 0x00 | 0x40) if constraints & 0x20 == 0 => 0x4d_00,
+            (0x58, 0x00) => 0x58_00,
+            _ => id >> 8,
+        };
+        profile << 8 | id & 0xff
     }
 }
 

@@ -312,8 +312,10 @@ fn formats(
     let mut formats: Vec<OfferedFormat> = Vec::new();
     for &pt in payload_types {
         let Some((_, map)) = rtpmaps.iter().find(|(known, _)| *known == pt) else { continue };
-        if let Some(format) = format(section, kind, pt, map) {
-            claimed.payload_type(pt)?;
+        let Some(format) = format(section, kind, pt, map) else { continue };
+        claimed.payload_type(pt)?;
+        // Two payload types for one format are legal; str0m panics when it sends, since it takes both for the last one.
+        if !formats.iter().any(|known| known.is_twin(&format)) {
             formats.push(format);
         }
     }
