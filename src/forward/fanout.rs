@@ -109,7 +109,12 @@ impl<K> Track<K> {
     }
 
     fn watched(&self) -> bool {
-        self.viewers.len() > self.free.len()
+        self.watching() > 0
+    }
+
+    /// How many viewers have a place.
+    fn watching(&self) -> usize {
+        self.viewers.len() - self.free.len()
     }
 
     /// The rest of a frame is likely to follow at once, and would leave in the same messages.
@@ -117,7 +122,7 @@ impl<K> Track<K> {
         self.job.is_none()
             && self.gathered.len() < segmenting.segments_max
             && self.gathered.last().is_some_and(|p| !p.packet.marker)
-            && self.viewers.len() - self.free.len() >= HOLD_VIEWERS_MIN
+            && self.watching() >= HOLD_VIEWERS_MIN
     }
 
     /// Makes a job of what was gathered; false when there is nothing.

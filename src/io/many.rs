@@ -4,16 +4,15 @@
 //! names them, and each gets one recvmmsg per turn; what is left in a socket is reported again (level-triggered).
 
 use std::io;
-use std::mem;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::ptr;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Doorbell;
-use super::address::{self, NAME_BYTES_MAX, Name};
+use super::epoll::{Epoll, check};
+use super::gro;
+use super::room::{Message, Room};
 use crate::limits;
 
 /// Datagrams per recvmmsg without GRO: three bursts of 10.
@@ -29,9 +28,6 @@ const READY_MAX: usize = 256;
 /// The epoll token of the doorbell.
 const BELL: u64 = u64::MAX;
 
-/// `cmsghdr` and an int, each rounded up to a word.
-const CONTROL_BYTES: usize = 32;
-
 /// How sockets are opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -43,14 +39,12 @@ pub struct Options {
 
 /// The sockets of one thread, by index.
 pub struct Many {
-    epoll: OwnedFd,
+    epoll: Epoll,
     sockets: Vec<UdpSocket>,
     locals: Vec<SocketAddr>,
     receive_bytes: usize,
     bell: Doorbell,
     room: Room,
-    /// epoll_pwait2 (5.11) is there; else deadlines are rounded up to milliseconds.
-    nanoseconds: bool,
     truncated: u64,
 }
 
@@ -60,22 +54,19 @@ impl Many {
     /// # Errors
     /// When the system has no descriptors or ports left, or `ip` is not its own.
     pub fn bind(ip: IpAddr, count: usize, options: Options) -> io::Result<Many> {
-        // SAFETY: takes no pointers; the result is checked.
-        let epoll = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: just opened, and nobody else knows it.
-        let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
         let bell = Doorbell::new(None)?;
+        let (messages, message_bytes) =
+            if options.gro { (GRO_MESSAGES, GRO_MESSAGE_BYTES) } else { (DATAGRAMS, limits::DATAGRAM_BYTES_MAX) };
         let mut many = Many {
             sockets: Vec::with_capacity(count),
             locals: Vec::with_capacity(count),
             receive_bytes: usize::MAX,
-            room: Room::new(options.gro),
-            nanoseconds: true,
+            room: Room::new(messages, message_bytes, message_bytes),
             truncated: 0,
-            epoll,
+            epoll: Epoll::new()?,
             bell,
         };
-        many.watch(many.bell.event().as_raw_fd(), BELL)?;
+        many.epoll.watch(many.bell.event(), BELL)?;
         for index in 0..count {
             let address = SocketAddr::new(ip, 0);
             let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
@@ -83,12 +74,12 @@ impl Many {
             socket.set_recv_buffer_size(options.receive_bytes)?;
             // What is read back is twice what was set (socket(7)).
             many.receive_bytes = many.receive_bytes.min(socket.recv_buffer_size()? / 2);
-            if options.gro {
-                turn_on_gro(&socket)?;
-            }
             let socket = UdpSocket::from(socket);
+            if options.gro {
+                gro::enable(&socket)?;
+            }
             many.locals.push(socket.local_addr()?);
-            many.watch(socket.as_raw_fd(), index as u64)?;
+            many.epoll.watch(&socket, index as u64)?;
             many.sockets.push(socket);
         }
         Ok(many)
@@ -121,10 +112,7 @@ impl Many {
     pub fn wait(&mut self, timeout: Duration, ready: &mut Vec<usize>) -> io::Result<()> {
         ready.clear();
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; READY_MAX];
-        let count = match self.epoll_wait(&mut events, timeout) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
-            result => result?,
-        };
+        let count = self.epoll.wait(&mut events, Some(timeout))?;
         for event in &events[..count] {
             match event.u64 {
                 BELL => {
@@ -142,10 +130,12 @@ impl Many {
         let Ok(messages) = self.room.recvmmsg(&self.sockets[socket]) else { return 0 };
         let mut datagrams = 0;
         for index in 0..messages {
-            let Some((from, segment_bytes, data)) = self.room.message(index) else {
+            let Message { remote, data, segment, cut } = self.room.message(index);
+            let Some(from) = remote.filter(|_| !cut) else {
                 self.truncated += 1;
                 continue;
             };
+            let segment_bytes = segment.map_or(data.len(), usize::from);
             for datagram in data.chunks_mut(segment_bytes.max(1)) {
                 datagrams += 1;
                 handle(from, datagram);
@@ -160,45 +150,6 @@ impl Many {
     /// What the kernel has against it.
     pub fn send(&self, socket: usize, to: SocketAddr, data: &[u8]) -> io::Result<()> {
         self.sockets[socket].send_to(data, to).map(|_| ())
-    }
-
-    fn watch(&self, fd: libc::c_int, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
-        // SAFETY: `event` lives for the call; the caller passes an open descriptor.
-        check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(|_| ())
-    }
-
-    fn epoll_wait(&mut self, events: &mut [libc::epoll_event], timeout: Duration) -> io::Result<usize> {
-        if self.nanoseconds {
-            let timespec = libc::timespec {
-                tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
-                tv_nsec: timeout.subsec_nanos().into(),
-            };
-            // SAFETY: `events` and `timespec` live for the call, and `events` has as many entries as are announced. By
-            // number because glibc has the wrapper only since 2.35.
-            let ready = unsafe {
-                libc::syscall(
-                    libc::SYS_epoll_pwait2,
-                    self.epoll.as_raw_fd(),
-                    events.as_mut_ptr(),
-                    events.len() as libc::c_int,
-                    &raw const timespec,
-                    ptr::null::<libc::sigset_t>(),
-                    0usize,
-                )
-            };
-            match check(ready as libc::c_int) {
-                // EPERM: a seccomp profile that is older than the call.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => self.nanoseconds = false,
-                result => return result.map(|ready| ready as usize),
-            }
-        }
-        let millis = i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
-        // SAFETY: as above.
-        let ready = unsafe {
-            libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), events.len() as libc::c_int, millis)
-        };
-        check(ready).map(|ready| ready as usize)
     }
 }
 
@@ -216,118 +167,6 @@ pub fn raise_file_limit(wanted: u64) -> io::Result<u64> {
         check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
     }
     Ok(limit.rlim_cur)
-}
-
-fn turn_on_gro(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: `on` lives for the call and its size is what is passed.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_UDP,
-            libc::UDP_GRO,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    check(result).map(|_| ())
-}
-
-/// A control message's memory, aligned as `cmsghdr` is.
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_BYTES]);
-
-/// Where one recvmmsg puts its messages. The headers point into the other boxes, which never move.
-struct Room {
-    headers: Box<[libc::mmsghdr]>,
-    iovecs: Box<[libc::iovec]>,
-    names: Box<[Name]>,
-    controls: Box<[Control]>,
-    data: Box<[u8]>,
-    message_bytes: usize,
-    gro: bool,
-}
-
-// SAFETY: its pointers lead into its own boxes, which move with it, and each recvmmsg sets them anew before they are used.
-unsafe impl Send for Room {}
-
-impl Room {
-    fn new(gro: bool) -> Room {
-        let (messages, message_bytes) =
-            if gro { (GRO_MESSAGES, GRO_MESSAGE_BYTES) } else { (DATAGRAMS, limits::DATAGRAM_BYTES_MAX) };
-        // SAFETY: for both types all zeroes is a valid value: null pointers, zero lengths and flags.
-        let (header, iovec) = unsafe { mem::zeroed::<(libc::mmsghdr, libc::iovec)>() };
-        Room {
-            headers: vec![header; messages].into(),
-            iovecs: vec![iovec; messages].into(),
-            names: vec![Name::ZERO; messages].into(),
-            controls: vec![Control([0; CONTROL_BYTES]); messages].into(),
-            data: vec![0; messages * message_bytes].into(),
-            message_bytes,
-            gro,
-        }
-    }
-
-    fn recvmmsg(&mut self, socket: &UdpSocket) -> io::Result<usize> {
-        for (i, data) in self.data.chunks_exact_mut(self.message_bytes).enumerate() {
-            self.iovecs[i] = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
-            let header = &mut self.headers[i].msg_hdr;
-            header.msg_name = (&raw mut self.names[i]).cast();
-            header.msg_namelen = NAME_BYTES_MAX as u32;
-            header.msg_iov = &raw mut self.iovecs[i];
-            header.msg_iovlen = 1;
-            if self.gro {
-                header.msg_control = (&raw mut self.controls[i]).cast();
-                header.msg_controllen = CONTROL_BYTES as _;
-            }
-        }
-        // SAFETY: every header points at a name, an iovec, a control buffer and through the iovec a part of `data`, all
-        // of `self`, which is borrowed exclusively for the call; the kernel is done with them when it returns.
-        let count = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                self.headers.len() as u32,
-                libc::MSG_DONTWAIT,
-                ptr::null_mut(),
-            )
-        };
-        check(count).map(|count| count as usize)
-    }
-
-    /// Message `index` of the last call: its sender, how long each datagram in it is, and all of them. `None` if cut.
-    fn message(&mut self, index: usize) -> Option<(SocketAddr, usize, &mut [u8])> {
-        let header = &self.headers[index];
-        if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
-            return None;
-        }
-        let bytes = (header.msg_len as usize).min(self.message_bytes);
-        let segment_bytes = if self.gro { self.segment_bytes(index) } else { None }.unwrap_or(bytes);
-        let name = &self.names[index].0[..(header.msg_hdr.msg_namelen as usize).min(NAME_BYTES_MAX)];
-        let from = address::parse(name)?;
-        let start = index * self.message_bytes;
-        Some((from, segment_bytes, &mut self.data[start..start + bytes]))
-    }
-
-    /// What the UDP_GRO control message says; there is none when the message is one datagram.
-    fn segment_bytes(&self, index: usize) -> Option<usize> {
-        let header = &self.headers[index].msg_hdr;
-        // SAFETY: `header` points at our control buffer, of which the kernel filled `msg_controllen` bytes.
-        let message = unsafe { libc::CMSG_FIRSTHDR(header) };
-        // SAFETY: either null or within the control buffer, which is aligned for it.
-        let control = unsafe { message.as_ref() }?;
-        if (control.cmsg_level, control.cmsg_type) != (libc::SOL_UDP, libc::UDP_GRO) {
-            return None;
-        }
-        // SAFETY: UDP_GRO's value is an int, within the control buffer.
-        let bytes = unsafe { libc::CMSG_DATA(message).cast::<libc::c_int>().read_unaligned() };
-        usize::try_from(bytes).ok().filter(|bytes| *bytes > 0)
-    }
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 #[cfg(test)]
