@@ -15,12 +15,16 @@
 //! `scripts/bench` builds and runs it. `cargo bench --bench capacity -- quick` runs five rows, `... -- join` the cost of
 //! joins, `... -- reference VIEWERS PACKETS/S BURST` the reference alone.
 
+#[path = "../../tests/common/mod.rs"]
+mod common;
 mod reference;
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::server::Server;
+use manycast::load::process;
 use serde_json::Value;
 
 const MANYCAST: &str = env!("CARGO_BIN_EXE_manycast");
@@ -174,10 +178,10 @@ fn table(rows: &[Row]) {
 /// What joins cost: the server's whole CPU time for viewers that come, get a packet a second, and go.
 fn joins(viewers: usize) {
     let row = Row { viewers, rate: 1, burst: 1, ..Row::default() };
-    let server = Server::start(&row);
-    let before = cpu_ns(server.child.id());
+    let server = serve(&row);
+    let before = cpu(&server);
     let Some(report) = load(&row, &server, 500) else { return println!("joins: gave up") };
-    let spent = (cpu_ns(server.child.id()) - before) as f64 / 1e3;
+    let spent = (cpu(&server) - before).as_secs_f64() * 1e6;
     let forwarded = report["packets_received"].as_f64().unwrap_or_default();
     let each = report["server_cpu_us_per_packet"].as_f64().unwrap_or_default();
     let seconds = report["window_seconds"].as_f64().unwrap_or(1.0);
@@ -192,10 +196,11 @@ fn joins(viewers: usize) {
 }
 
 fn measure(row: &Row) -> Option<Measured> {
-    let server = Server::start(row);
+    let server = serve(row);
     let report = load(row, &server, RAMP)?;
+    // Reports come once a second.
+    std::thread::sleep(Duration::from_millis(1100));
     let metrics = server.metrics();
-    let sum = |metrics: &str, name: &str| -> f64 { samples(metrics, name).map(|(_, value)| value).sum() };
     let shards: Vec<f64> = samples(&metrics, "manycast_media_forwarded_total").map(|(_, value)| value).collect();
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
     let latency = &report["latency_us"];
@@ -204,7 +209,7 @@ fn measure(row: &Row) -> Option<Measured> {
         loss_percent: number(&report["loss_percent"]),
         latency_ms: (number(&latency["p50"]) / 1e3, number(&latency["p99"]) / 1e3),
         inside_ms: percentile(&metrics, 0.99) * 1e3,
-        segments: sum(&metrics, "manycast_datagram_sent_total") / sum(&metrics, "manycast_message_sent_total"),
+        segments: server.metric("manycast_datagram_sent_total", "") / server.metric("manycast_message_sent_total", ""),
         memory_kb: number(&report["server_rss_kb_per_viewer"]),
         busiest: shards.iter().copied().fold(0.0, f64::max) / shards.iter().sum::<f64>(),
         load_cpu_percent: number(&report["client_cpu_percent"]),
@@ -222,7 +227,7 @@ fn load(row: &Row, server: &Server, ramp: usize) -> Option<Value> {
         ("--bitrate", row.rate * row.payload_bytes * 8),
         ("--ramp", ramp),
         ("--duration", SECONDS as usize),
-        ("--server-pid", server.child.id() as usize),
+        ("--server-pid", server.pid() as usize),
     ];
     for (flag, value) in numbers {
         command.args([flag, &value.to_string()]);
@@ -258,42 +263,11 @@ fn pinned(row: &Row, cpu: &str) -> Command {
     command
 }
 
-/// A real `manycast serve`, ended when dropped.
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(row: &Row) -> Server {
-        let mut child = pinned(row, "0")
-            .arg(MANYCAST)
-            .args(["serve", "--http", "127.0.0.1:0", "--udp", "127.0.0.1:0", "--log", "warn", "--io", row.io])
-            .args(["--shards", &row.shards.to_string()])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the server starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
-        let url = lines.find_map(|l| l.strip_prefix("open ").map(|u| u.trim().trim_end_matches('/').to_owned()));
-        let url = url.expect("the server tells its URL").replace("localhost", "127.0.0.1");
-        lines.find(|l| l.starts_with("ready")).expect("the server is ready");
-        Server { child, url }
-    }
-
-    fn metrics(&self) -> String {
-        // Reports come once a second.
-        std::thread::sleep(Duration::from_millis(1100));
-        let mut response = ureq::get(&format!("{}/metrics", self.url)).call().expect("an answer");
-        response.body_mut().read_to_string().expect("text")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// With the figures of the row.
+fn serve(row: &Row) -> Server {
+    let mut program = pinned(row, "0");
+    program.arg(MANYCAST);
+    Server::start_by(program, &["--log", "warn", "--io", row.io, "--shards", &row.shards.to_string()])
 }
 
 /// Labels and value of each sample of a metric.
@@ -319,14 +293,9 @@ fn percentile(metrics: &str, share: f64) -> f64 {
     buckets.iter().find(|(_, count)| *count >= total * share).map_or(f64::NAN, |(bound, _)| *bound)
 }
 
-/// What all threads of a process have run, by the scheduler's own account.
-fn cpu_ns(pid: u32) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the server runs");
-    let ran = |task: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    tasks.flatten().filter_map(ran).sum()
+/// What all threads of the server have run, by the scheduler's own account.
+fn cpu(server: &Server) -> Duration {
+    process::usage(server.pid()).expect("the server runs").cpu
 }
 
 fn machine() -> String {

@@ -27,8 +27,10 @@ pub(super) struct Connection {
     rtc: Box<Rtc>,
     epoch: Epoch,
     local: SocketAddr,
-    /// Where a viewer's keys appear; a publisher leaves its media to str0m.
+    /// Where a viewer's keys appear, and str0m has none; a publisher leaves its media to str0m.
     keys: Option<KeySlot>,
+    /// str0m has said that DTLS is up.
+    connected: bool,
     pub video: Option<Mid>,
     pub audio: Option<Mid>,
     deadline: Instant,
@@ -59,7 +61,7 @@ pub(super) fn publisher(
 /// A viewer that takes all codecs, as browsers do.
 pub(super) fn viewer(now: Instant, epoch: Epoch, local: SocketAddr, video: bool) -> Result<Offered, String> {
     let config = RtcConfig::new().set_crypto_provider(dtls::crypto_provider()).set_rtp_mode(true);
-    let (rtc, _, keys) = dtls::capture(|| config.build(epoch.to_std(now)));
+    let (rtc, _, keys) = dtls::divert(|| config.build(epoch.to_std(now)));
     offer(now, epoch, local, rtc, Some(keys), (Direction::RecvOnly, video, true))
 }
 
@@ -83,6 +85,7 @@ fn offer(
         epoch,
         local,
         keys,
+        connected: false,
         video,
         audio,
         deadline: Instant::ZERO,
@@ -135,7 +138,7 @@ impl Connection {
 
     /// What a viewer decrypts with, once it is connected. Once.
     pub fn take_keys(&mut self) -> Option<CapturedKeys> {
-        if self.rtc.is_connected() { self.keys.as_ref()?.take_keys() } else { None }
+        if self.is_connected() { self.keys.as_ref()?.take_keys() } else { None }
     }
 
     /// Whether the server has asked for a keyframe since the last call.
@@ -148,7 +151,11 @@ impl Connection {
     }
 
     pub fn is_connected(&self) -> bool {
-        self.rtc.is_connected()
+        match self.keys {
+            // Without keys str0m never calls itself connected.
+            Some(_) => self.connected && self.rtc.is_alive(),
+            None => self.rtc.is_connected(),
+        }
     }
 
     pub fn is_ice_connected(&self) -> bool {
@@ -187,8 +194,6 @@ impl Connection {
                     self.deadline = self.epoch.from_std(at);
                     return;
                 }
-                // A viewer's reports are its own: two writers under one key would use an index twice.
-                Ok(Output::Transmit(t)) if self.keys.is_some() && matches!(t.contents.first(), Some(128..=191)) => {}
                 Ok(Output::Transmit(t)) => out.push((t.destination, t.contents.to_vec())),
                 Ok(Output::Event(event)) => self.handle_event(&event),
                 Err(_) => {
@@ -204,6 +209,7 @@ impl Connection {
             Event::IceConnectionStateChange(state) => {
                 self.ice_connected |= matches!(state, IceConnectionState::Connected | IceConnectionState::Completed);
             }
+            Event::Connected => self.connected = true,
             Event::KeyframeRequest(_) => self.keyframe_wanted = true,
             Event::Closed => self.closed = true,
             _ => {}

@@ -18,7 +18,7 @@ mod histogram;
 mod live;
 mod media;
 mod path;
-mod process;
+pub mod process;
 mod publishers;
 mod report;
 mod run;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// What threads have had of processors, and what they waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Usage {
+pub struct Usage {
     pub cpu: Duration,
     /// Ready to run, and none was free: the machine was busy with something else.
     pub starved: Duration,
@@ -20,7 +20,7 @@ impl Usage {
 /// Of all threads of a process; one that has ended takes its share along.
 ///
 /// By schedstat and not by stat, which counts in ticks of 10 ms.
-pub(super) fn usage(pid: u32) -> Option<Usage> {
+pub fn usage(pid: u32) -> Option<Usage> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let usages = tasks.filter_map(|task| parse(&fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?));
     Some(usages.fold(Usage::default(), |sum, one| Usage { cpu: sum.cpu + one.cpu, starved: sum.starved + one.starved }))

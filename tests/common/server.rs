@@ -28,8 +28,12 @@ pub struct Ended {
 impl Server {
     /// Starts it on free ports of loopback; `args` may say otherwise.
     pub fn start(args: &[&str]) -> Server {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_manycast"));
-        command.arg("serve");
+        Server::start_by(Command::new(env!("CARGO_BIN_EXE_manycast")), args)
+    }
+
+    /// `program` runs the binary whatever follows, such as `taskset` would.
+    pub fn start_by(mut program: Command, args: &[&str]) -> Server {
+        let command = program.arg("serve");
         for (flag, value) in [("--http", "127.0.0.1:0"), ("--udp", "127.0.0.1:0"), ("--log", "manycast=debug")] {
             if !args.contains(&flag) {
                 command.args([flag, value]);
@@ -85,10 +89,15 @@ impl Server {
         Ended { code: status.code(), log }
     }
 
+    /// What `/metrics` says.
+    pub fn metrics(&self) -> String {
+        get(&format!("{}/metrics", self.url)).1
+    }
+
     /// One metric, summed over its labels that contain `label`.
     pub fn metric(&self, name: &str, label: &str) -> f64 {
-        let text = get(&format!("{}/metrics", self.url)).1;
-        text.lines()
+        self.metrics()
+            .lines()
             .filter(|l| l.split(['{', ' ']).next() == Some(name) && l.contains(label))
             .filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum()
