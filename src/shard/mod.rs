@@ -8,6 +8,7 @@ mod demux;
 pub mod message;
 pub mod placement;
 mod timers;
+mod viewers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::forward::keyframes::KeyframeRequests;
 use crate::id::{Generation, SessionId, ShardId, StreamId};
 use crate::limits;
 use crate::metrics::{Counters, DropReason, ShardFigures};
-use crate::session::egress::{Asked, Egress, Written};
+
 use crate::session::{CloseReason, Output, Role, Session, TrackStarted};
 use crate::units::Instant;
 use crate::wire::classify::Kind;
@@ -35,6 +36,7 @@ use demux::{Demux, Gate, Remote};
 use message::{Command, Event, ForeignDatagram, PeerMessage, Report, TrackReport};
 use placement::Slot;
 use timers::{Armed, Timers};
+use viewers::Viewer;
 
 /// One core's sessions and everything that happens to them.
 pub struct Shard {
@@ -66,15 +68,6 @@ pub struct ShardConfig {
     pub video_hold: Duration,
     /// The wall clock at [`Instant::ZERO`], for sender reports.
     pub unix_at_start: Duration,
-}
-
-/// A connected viewer: what each copy needs, in one dense table.
-struct Viewer {
-    egress: Egress,
-    /// Its session's key.
-    session: usize,
-    /// Datagrams that a full socket did not take.
-    unsent: u64,
 }
 
 /// A session with what the shard keeps about it.
@@ -217,66 +210,6 @@ impl Shard {
         self.timers.next().min(self.next_report).min(self.held_until().unwrap_or(Instant::FAR_FUTURE))
     }
 
-    fn held_until(&self) -> Option<Instant> {
-        if self.config.video_hold.is_zero() {
-            return None;
-        }
-        self.fanout.amid_frame_since().map(|since| since + self.config.video_hold)
-    }
-
-    /// Writes copies for viewers into `out`. True: `out` is full, flush it, look for what else has come, and call again.
-    pub fn poll_transmit(&mut self, now: Instant, out: &mut SendBatch) -> bool {
-        if self.held_until().is_some_and(|until| now < until) {
-            return false;
-        }
-        let mut unsuitable = Vec::new();
-        let mut keyframe_wanted = None;
-        let more = loop {
-            if out.is_full() {
-                break true;
-            }
-            let Some(quantum) = self.fanout.poll() else { break false };
-            // A viewer that leaves is taken out of the fan-out first.
-            let viewer = &mut self.viewers[quantum.viewer];
-            let packets = quantum.run.packets.len() as u64;
-            let arrival = quantum.packets[quantum.run.packets.start].packet.arrival;
-            let dropped = match viewer.egress.write(quantum.kind, quantum.packets, quantum.run, out) {
-                Written::Sent { packets, payload_bytes } => {
-                    self.counters.media_forwarded += u64::from(packets);
-                    self.counters.media_forwarded_bytes += u64::from(payload_bytes);
-                    match self.copied.last_mut() {
-                        Some((same, copies)) if *same == arrival => *copies += u64::from(packets),
-                        _ => self.copied.push((arrival, u64::from(packets))),
-                    }
-                    viewer.egress.report_if_due(now, self.config.unix_at_start, out);
-                    continue;
-                }
-                Written::NotWanted => continue,
-                Written::AwaitingKeyframe => {
-                    keyframe_wanted = Some(quantum.packets[quantum.run.packets.start].packet.stream);
-                    DropReason::AwaitingKeyframe
-                }
-                Written::BeforeStart => DropReason::BeforeStart,
-                Written::NoPayloadType => {
-                    if !unsuitable.contains(&viewer.session) {
-                        unsuitable.push(viewer.session);
-                    }
-                    DropReason::NoPayloadType
-                }
-            };
-            self.counters.drops.count_many(dropped, packets);
-        };
-        for key in unsuitable {
-            self.close(now, key, CloseReason::CodecChanged, out);
-        }
-        if let Some(stream) = keyframe_wanted
-            && self.fanout.ask_for_keyframe(now, stream)
-        {
-            self.request_keyframe(now, stream, out);
-        }
-        more
-    }
-
     /// The next message for another shard. What its queue does not take is given back to [`Self::peer_queue_full`].
     pub fn poll_peer(&mut self) -> Option<(ShardId, PeerMessage)> {
         self.peers.pop_front()
@@ -288,22 +221,6 @@ impl Shard {
 
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
-    }
-
-    /// The flush that sent this round's copies is over.
-    pub fn handle_flushed(&mut self, now: Instant) {
-        for (arrival, copies) in self.copied.drain(..) {
-            self.counters.latency.observe(now.since(arrival), copies);
-        }
-    }
-
-    /// A full socket did not take so many datagrams of a viewer, by the owner on its messages.
-    pub fn handle_unsent(&mut self, owner: u32, datagrams: u32) {
-        self.counters.media_unsent += u64::from(datagrams);
-        // A message that was kept for a turn may outlive its viewer.
-        if let Some(viewer) = self.viewers.get_mut(owner as usize) {
-            viewer.unsent += u64::from(datagrams);
-        }
     }
 
     /// The driver adds what the backend reports.
@@ -366,45 +283,6 @@ impl Shard {
             }
             Kind::Rtp => {}
             _ => self.counters.datagrams_consumed += 1,
-        }
-    }
-
-    /// SRTCP of a viewer. It has no business sending RTP.
-    fn feed_viewer(&mut self, now: Instant, key: usize, viewer: usize, kind: Kind, data: &[u8], out: &mut SendBatch) {
-        if kind == Kind::Rtp {
-            return self.counters.drops.count(DropReason::RtpDiscarded);
-        }
-        let egress = &mut self.viewers[viewer].egress;
-        let mut asked = Vec::new();
-        let entry = &mut self.sessions[key];
-        if !egress.handle_rtcp(now, data, |ask| asked.push(ask)) {
-            if entry.broken_rtcp.passes(now) {
-                info!(session = %entry.session.id, "broken RTCP discarded");
-            }
-            return self.counters.drops.count(DropReason::RtcpDiscarded);
-        }
-        self.counters.datagrams_consumed += 1;
-        entry.session.authenticated(now);
-        egress.take_acknowledged();
-        let stream = entry.session.stream;
-        let mut keyframe = false;
-        for ask in asked {
-            match ask {
-                Asked::Keyframe => keyframe = true,
-                Asked::Resend { kind, seqs } => {
-                    for seq in seqs {
-                        self.counters.nacks_received += 1;
-                        let Some(packet) = self.fanout.stored(stream, kind, seq) else { continue };
-                        if egress.resend(now, kind, packet, out) {
-                            self.counters.packets_resent += 1;
-                        }
-                    }
-                }
-            }
-        }
-        if keyframe {
-            self.counters.keyframe_requests_received += 1;
-            self.request_keyframe(now, stream, out);
         }
     }
 
@@ -517,28 +395,6 @@ impl Shard {
         let keyframes = entry.publishing.as_ref().map_or(Instant::FAR_FUTURE, |p| p.keyframes.next_timeout());
         let deadline = entry.session.next_timeout().min(keyframes);
         self.timers.arm(key, &mut entry.armed, deadline);
-    }
-
-    fn handle_connected(&mut self, now: Instant, key: usize, egress: Option<Box<Egress>>, out: &mut SendBatch) {
-        let entry = &mut self.sessions[key];
-        self.events.push_back(Event::Connected { session: entry.session.id });
-        let Some(egress) = egress else { return };
-        let stream = entry.slot.stream.clone();
-        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key, unsent: 0 });
-        self.viewers[viewer].egress.set_owner(viewer as u32);
-        entry.viewer = Some(viewer);
-        let egress = &self.viewers[viewer].egress;
-        for kind in [MediaKind::Audio, MediaKind::Video] {
-            if egress.wants(kind) {
-                self.fanout.join(&stream, kind, viewer);
-            }
-        }
-        info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "viewer joined");
-        if egress.wants(MediaKind::Video) {
-            self.counters.keyframe_requests_received += 1;
-            self.fanout.joined(now, stream.id);
-            self.request_keyframe(now, stream.id, out);
-        }
     }
 
     /// Says goodbye to a session's client.
@@ -717,18 +573,5 @@ impl Shard {
             backend: Vec::new(),
         };
         Report { at: now, figures, tracks }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What each copy touches: the entry of the dense table, and the expanded key behind it, which aws-lc keeps on the heap
-    /// (`EVP_AEAD_CTX`: 600 bytes in its header).
-    #[test]
-    fn a_viewers_hot_state_is_small() {
-        const AEAD_CONTEXT_BYTES: usize = 600;
-        assert!(size_of::<Viewer>() + AEAD_CONTEXT_BYTES <= 1536, "{}", size_of::<Viewer>());
     }
 }

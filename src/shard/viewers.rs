@@ -1,0 +1,188 @@
+//! What a shard does for its viewers: copies and resends out, their RTCP in.
+
+use str0m::media::MediaKind;
+use tracing::info;
+
+use super::Shard;
+use super::message::Event;
+use crate::datagram::SendBatch;
+use crate::metrics::DropReason;
+use crate::session::CloseReason;
+use crate::session::egress::{Asked, Egress, Written};
+use crate::units::Instant;
+use crate::wire::classify::Kind;
+
+/// A connected viewer: what each copy needs, in one dense table.
+pub(super) struct Viewer {
+    pub egress: Egress,
+    /// Its session's key.
+    session: usize,
+    /// Datagrams that a full socket did not take.
+    unsent: u64,
+}
+
+impl Shard {
+    pub(super) fn handle_connected(
+        &mut self,
+        now: Instant,
+        key: usize,
+        egress: Option<Box<Egress>>,
+        out: &mut SendBatch,
+    ) {
+        let entry = &mut self.sessions[key];
+        self.events.push_back(Event::Connected { session: entry.session.id });
+        let Some(egress) = egress else { return };
+        let stream = entry.slot.stream.clone();
+        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key, unsent: 0 });
+        self.viewers[viewer].egress.set_owner(viewer as u32);
+        entry.viewer = Some(viewer);
+        let egress = &self.viewers[viewer].egress;
+        for kind in [MediaKind::Audio, MediaKind::Video] {
+            if egress.wants(kind) {
+                self.fanout.join(&stream, kind, viewer);
+            }
+        }
+        info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "viewer joined");
+        if egress.wants(MediaKind::Video) {
+            self.counters.keyframe_requests_received += 1;
+            self.fanout.joined(now, stream.id);
+            self.request_keyframe(now, stream.id, out);
+        }
+    }
+
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        if self.config.video_hold.is_zero() {
+            return None;
+        }
+        self.fanout.amid_frame_since().map(|since| since + self.config.video_hold)
+    }
+
+    /// Writes copies for viewers into `out`. True: `out` is full, flush it, look for what else has come, and call again.
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut SendBatch) -> bool {
+        if self.held_until().is_some_and(|until| now < until) {
+            return false;
+        }
+        let mut unsuitable = Vec::new();
+        let mut keyframe_wanted = None;
+        let more = loop {
+            if out.is_full() {
+                break true;
+            }
+            let Some(quantum) = self.fanout.poll() else { break false };
+            // A viewer that leaves is taken out of the fan-out first.
+            let viewer = &mut self.viewers[quantum.viewer];
+            let packets = quantum.run.packets.len() as u64;
+            let arrival = quantum.packets[quantum.run.packets.start].packet.arrival;
+            let dropped = match viewer.egress.write(quantum.kind, quantum.packets, quantum.run, out) {
+                Written::Sent { packets, payload_bytes } => {
+                    self.counters.media_forwarded += u64::from(packets);
+                    self.counters.media_forwarded_bytes += u64::from(payload_bytes);
+                    match self.copied.last_mut() {
+                        Some((same, copies)) if *same == arrival => *copies += u64::from(packets),
+                        _ => self.copied.push((arrival, u64::from(packets))),
+                    }
+                    viewer.egress.report_if_due(now, self.config.unix_at_start, out);
+                    continue;
+                }
+                Written::NotWanted => continue,
+                Written::AwaitingKeyframe => {
+                    keyframe_wanted = Some(quantum.packets[quantum.run.packets.start].packet.stream);
+                    DropReason::AwaitingKeyframe
+                }
+                Written::BeforeStart => DropReason::BeforeStart,
+                Written::NoPayloadType => {
+                    if !unsuitable.contains(&viewer.session) {
+                        unsuitable.push(viewer.session);
+                    }
+                    DropReason::NoPayloadType
+                }
+            };
+            self.counters.drops.count_many(dropped, packets);
+        };
+        for key in unsuitable {
+            self.close(now, key, CloseReason::CodecChanged, out);
+        }
+        if let Some(stream) = keyframe_wanted
+            && self.fanout.ask_for_keyframe(now, stream)
+        {
+            self.request_keyframe(now, stream, out);
+        }
+        more
+    }
+
+    /// The flush that sent this round's copies is over.
+    pub fn handle_flushed(&mut self, now: Instant) {
+        for (arrival, copies) in self.copied.drain(..) {
+            self.counters.latency.observe(now.since(arrival), copies);
+        }
+    }
+
+    /// A full socket did not take so many datagrams of a viewer, by the owner on its messages.
+    pub fn handle_unsent(&mut self, owner: u32, datagrams: u32) {
+        self.counters.media_unsent += u64::from(datagrams);
+        // A message that was kept for a turn may outlive its viewer.
+        if let Some(viewer) = self.viewers.get_mut(owner as usize) {
+            viewer.unsent += u64::from(datagrams);
+        }
+    }
+
+    /// SRTCP of a viewer. It has no business sending RTP.
+    pub(super) fn feed_viewer(
+        &mut self,
+        now: Instant,
+        key: usize,
+        viewer: usize,
+        kind: Kind,
+        data: &[u8],
+        out: &mut SendBatch,
+    ) {
+        if kind == Kind::Rtp {
+            return self.counters.drops.count(DropReason::RtpDiscarded);
+        }
+        let egress = &mut self.viewers[viewer].egress;
+        let mut asked = Vec::new();
+        let entry = &mut self.sessions[key];
+        if !egress.handle_rtcp(now, data, |ask| asked.push(ask)) {
+            if entry.broken_rtcp.passes(now) {
+                info!(session = %entry.session.id, "broken RTCP discarded");
+            }
+            return self.counters.drops.count(DropReason::RtcpDiscarded);
+        }
+        self.counters.datagrams_consumed += 1;
+        entry.session.authenticated(now);
+        egress.take_acknowledged();
+        let stream = entry.session.stream;
+        let mut keyframe = false;
+        for ask in asked {
+            match ask {
+                Asked::Keyframe => keyframe = true,
+                Asked::Resend { kind, seqs } => {
+                    for seq in seqs {
+                        self.counters.nacks_received += 1;
+                        let Some(packet) = self.fanout.stored(stream, kind, seq) else { continue };
+                        if egress.resend(now, kind, packet, out) {
+                            self.counters.packets_resent += 1;
+                        }
+                    }
+                }
+            }
+        }
+        if keyframe {
+            self.counters.keyframe_requests_received += 1;
+            self.request_keyframe(now, stream, out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each copy touches: the entry of the dense table, and the expanded key behind it, which aws-lc keeps on the heap
+    /// (`EVP_AEAD_CTX`: 600 bytes in its header).
+    #[test]
+    fn a_viewers_hot_state_is_small() {
+        const AEAD_CONTEXT_BYTES: usize = 600;
+        assert!(size_of::<Viewer>() + AEAD_CONTEXT_BYTES <= 1536, "{}", size_of::<Viewer>());
+    }
+}
