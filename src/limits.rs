@@ -112,3 +112,7 @@ pub const STORE_PACKETS: usize = 1024;
 /// Packets of a track that wait for their turn on one shard: a keyframe of 2 MB. Filling this means that the shard cannot
 /// send what it is given; what does not fit is counted, and answered from the store when viewers NACK it.
 pub const TRACK_QUEUE_PACKETS: usize = 2048;
+
+/// Resends that wait for their turn on one shard: what sixteen viewers that lose everything may ask for at once. When it is
+/// full, NACKs are not answered (and counted); a viewer repeats what it still misses.
+pub const RESEND_QUEUE_PACKETS: usize = 4096;

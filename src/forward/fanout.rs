@@ -23,6 +23,10 @@ use crate::wire::packet::{CanonicalPacket, MediaPacket, Run};
 /// A viewer that waits is asked for again after so long, should the first request have been lost between shards.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// Viewers' own requests for a keyframe that go to another shard are this far apart; each viewer repeats its own until one
+/// comes.
+const PASS_ON_AGAIN: Duration = Duration::from_millis(100);
+
 /// With fewer viewers, messages that are saved by waiting for the rest of a frame are not worth the wait.
 const HOLD_VIEWERS_MIN: usize = 8;
 
@@ -48,6 +52,8 @@ struct LocalStream<K> {
     tracks: [Track<K>; 2],
     /// When this shard last asked for a keyframe on behalf of viewers that wait.
     asked: Option<Instant>,
+    /// When this shard last passed a viewer's own request on.
+    passed_on: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -179,6 +185,7 @@ impl<K: Copy + PartialEq> Fanout<K> {
             stream: stream.clone(),
             tracks: [Track::new(), Track::new()],
             asked: None,
+            passed_on: None,
         });
         let track = &mut local.tracks[kind as usize];
         if !track.watched() {
@@ -269,9 +276,13 @@ impl<K: Copy + PartialEq> Fanout<K> {
         }
     }
 
+    pub fn audio_waits(&self) -> bool {
+        !self.ready[MediaKind::Audio as usize].is_empty()
+    }
+
     /// When what waits is nothing but beginnings of video frames: since when. Audio is never held.
     pub fn amid_frame_since(&self) -> Option<Instant> {
-        if !self.ready[MediaKind::Audio as usize].is_empty() {
+        if self.audio_waits() {
             return None;
         }
         let mut since = None;
@@ -303,6 +314,17 @@ impl<K: Copy + PartialEq> Fanout<K> {
             return false;
         }
         local.asked = Some(now);
+        true
+    }
+
+    /// A viewer asks for a keyframe of a publisher on another shard: returns whether to pass it on, or whether one was
+    /// passed on a moment ago.
+    pub fn pass_on_keyframe_request(&mut self, now: Instant, stream: StreamId) -> bool {
+        let Some(local) = self.streams.get_mut(&stream) else { return false };
+        if local.passed_on.is_some_and(|at| now.since(at) < PASS_ON_AGAIN) {
+            return false;
+        }
+        local.passed_on = Some(now);
         true
     }
 

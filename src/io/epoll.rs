@@ -16,7 +16,15 @@ impl Epoll {
         // SAFETY: takes no pointers; the result is checked.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: just opened, and nobody else knows it.
-        Ok(Epoll { fd: unsafe { OwnedFd::from_raw_fd(fd) }, nanoseconds: true })
+        let mut epoll = Epoll { fd: unsafe { OwnedFd::from_raw_fd(fd) }, nanoseconds: true };
+        // Nothing is watched yet: it only tells whether the kernel has the call.
+        epoll.wait(&mut [libc::epoll_event { events: 0, u64: 0 }], Some(Duration::ZERO))?;
+        Ok(epoll)
+    }
+
+    /// Deadlines are kept to the nanosecond; else they are late by up to a millisecond.
+    pub(super) fn is_precise(&self) -> bool {
+        self.nanoseconds
     }
 
     /// From now on a wait reports `token` while `source` can be read (level-triggered).

@@ -143,9 +143,16 @@ impl Backend for MmsgBackend {
         self.bell.clone()
     }
 
+    fn is_precise(&self) -> bool {
+        self.epoll.is_precise()
+    }
+
     fn ring(&mut self, peer: &Doorbell) {
         peer.ring();
     }
+
+    /// They were heard at once.
+    fn submit(&mut self) {}
 
     fn stats(&self) -> BackendStats {
         self.stats

@@ -62,9 +62,15 @@ pub trait Backend {
     /// A handle by which any thread ends the wait of [`receive`](Backend::receive).
     fn doorbell(&self) -> Doorbell;
 
-    /// Rings a peer's doorbell in the way that is cheapest from this backend: a ring posts straight into a ring,
-    /// at the latest when `receive` is next called.
+    /// Whether the timeout of [`receive`](Backend::receive) is kept to the microsecond; else it ends up to 1 ms late.
+    fn is_precise(&self) -> bool;
+
+    /// Rings a peer's doorbell in the way that is cheapest from this backend: a ring posts straight into a ring, once
+    /// [`submit`](Backend::submit) or `receive` is called.
     fn ring(&mut self, peer: &Doorbell);
+
+    /// Makes the doorbells that were rung heard now.
+    fn submit(&mut self);
 
     /// Cumulative counters since the backend was opened.
     fn stats(&self) -> BackendStats;

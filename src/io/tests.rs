@@ -270,7 +270,8 @@ fn one_backend_rings_another() {
             for _ in 0..2 {
                 thread::sleep(Duration::from_millis(20));
                 ringer.ring(&bell);
-                ringer.receive(Some(Duration::ZERO), &mut RecvBatch::new()).unwrap();
+                // Heard without a receive: the ringer may send for milliseconds first.
+                ringer.submit();
             }
             let (elapsed, doorbells) = sleeper.join().unwrap();
             assert!(elapsed < PATIENCE && doorbells == 2, "{from:?} rings {to:?}: {elapsed:?}, {doorbells} bells");

@@ -376,6 +376,10 @@ impl Backend for UringBackend {
         self.intake.bell.clone()
     }
 
+    fn is_precise(&self) -> bool {
+        true
+    }
+
     fn ring(&mut self, peer: &Doorbell) {
         let Some(ring_fd) = peer.ring_fd() else { return peer.ring() };
         let Some(index) = self.intake.peer(peer) else { return peer.ring() };
@@ -386,6 +390,13 @@ impl Backend for UringBackend {
         // SAFETY: no memory is passed; the descriptor stays open because `peers` keeps a copy of the doorbell.
         if self.broken || unsafe { push(&mut self.ring, &entry) }.is_err() {
             peer.ring();
+        }
+    }
+
+    fn submit(&mut self) {
+        // A ring that fails here says so again in `receive`, which can report it.
+        if !self.broken && !self.ring.submission().is_empty() {
+            let _ = self.ring.submit();
         }
     }
 

@@ -56,10 +56,12 @@ pub enum DropReason {
     TrackQueueFull,
     /// SRTCP of a viewer that is replayed, forged or malformed.
     RtcpDiscarded,
+    /// A NACKed packet: too many wait to be sent again.
+    ResendQueueFull,
 }
 
 impl DropReason {
-    pub const ALL: [DropReason; 22] = [
+    pub const ALL: [DropReason; 23] = [
         DropReason::Unclassified,
         DropReason::Oversize,
         DropReason::StunMalformed,
@@ -82,6 +84,7 @@ impl DropReason {
         DropReason::BeforeStart,
         DropReason::TrackQueueFull,
         DropReason::RtcpDiscarded,
+        DropReason::ResendQueueFull,
     ];
 
     /// The value of the label `reason`.
@@ -109,6 +112,7 @@ impl DropReason {
             DropReason::BeforeStart => "before_start",
             DropReason::TrackQueueFull => "track_queue_full",
             DropReason::RtcpDiscarded => "rtcp_discarded",
+            DropReason::ResendQueueFull => "resend_queue_full",
         }
     }
 }

@@ -135,7 +135,7 @@ impl Driver {
         self.received.at = now;
         for datagram in self.received.iter() {
             self.shard.handle_datagram(now, datagram, &mut self.out);
-            // Resends and handshakes fill a batch too: media that waits, audio first, gets the next one.
+            // Handshakes and reports fill a batch too: media that waits, audio first, gets the next one.
             if self.out.is_full() {
                 flush(&mut self.shard, self.backend.as_mut(), &mut self.out);
                 self.shard.poll_transmit(now, &mut self.out);
@@ -170,9 +170,14 @@ impl Driver {
                 Err(_) => self.shard.peer_queue_full(),
             }
         }
+        if self.to_ring.is_empty() {
+            return;
+        }
         for to in self.to_ring.drain(..) {
             self.backend.ring(&self.peers[to.index()].doorbell);
         }
+        // Not only with the next receive: sleepers wake while this shard is still sending its own copies.
+        self.backend.submit();
     }
 
     /// Returns true once the shard has stopped and control knows it.

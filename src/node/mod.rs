@@ -17,6 +17,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::{Arc, Barrier, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use rand::SeedableRng;
@@ -207,7 +208,9 @@ fn start_shards(
             let _ = bells[i].set(bell);
             opened.wait();
             let (Some(backend), Some(peers)) = (backend, peers(&inboxes, &bells)) else { return };
-            let shard = Shard::new(ShardId(i as u16), config);
+            // Where a wait is late by up to 1 ms, a hold of 200 µs would be one of 1 ms.
+            let video_hold = if backend.is_precise() { config.video_hold } else { Duration::ZERO };
+            let shard = Shard::new(ShardId(i as u16), ShardConfig { video_hold, ..config });
             if let Err(e) = Driver::new(shard, backend, clock, peers, receiver, events).run() {
                 error!(shard = i, error = %e, "the shard stopped");
             }

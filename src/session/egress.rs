@@ -10,7 +10,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
-use super::feedback::{Feedback, REPORT_INTERVAL, Resend};
+use super::feedback::{Feedback, REPORT_INTERVAL};
 use super::negotiate::BoundFormat;
 use crate::datagram::{Class, Label, SendBatch, SocketId};
 use crate::srtp::keys::MasterKeys;
@@ -125,11 +125,21 @@ pub enum Written {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
     Keyframe,
-    /// Canonical numbers to send again, if they are still stored: see [`Egress::resend`].
+    /// Canonical numbers to send again, if they are still stored: see [`Egress::grant_resend`].
     Resend {
         kind: MediaKind,
         seqs: Vec<u64>,
     },
+}
+
+/// A place on the RTX stream, to be sealed once.
+#[derive(Debug)]
+pub struct Granted {
+    payload_type: u8,
+    ssrc: u32,
+    seq: u64,
+    /// The packet's own number (RFC 4588 §4).
+    osn: u16,
 }
 
 impl Egress {
@@ -305,19 +315,29 @@ impl Egress {
         }
     }
 
-    /// Sends a stored packet again, on the RTX stream (RFC 4588). False: not now, by the limits of `feedback`.
-    pub fn resend(&mut self, now: Instant, kind: MediaKind, canonical: &CanonicalPacket, out: &mut SendBatch) -> bool {
-        let (Some((socket, remote)), Some(track)) = (self.path, &mut self.tracks[kind as usize]) else { return false };
-        let Start::Running { from, first_seq } = track.start else { return false };
-        let Some(offset) = canonical.seq.checked_sub(from) else { return false };
+    /// A number on the RTX stream for a stored packet (RFC 4588), if it may be sent again now by the limits of `feedback`.
+    pub fn grant_resend(&mut self, now: Instant, kind: MediaKind, canonical: &CanonicalPacket) -> Option<Granted> {
+        let track = self.tracks[kind as usize].as_mut()?;
+        let Start::Running { from, first_seq } = track.start else { return None };
+        let osn = first_seq + canonical.seq.checked_sub(from)?;
         let payload_types = track.payload_types(canonical.packet.format, &self.feedback);
-        let Some(payload_type) = payload_types.and_then(|p| p.rtx) else { return false };
+        let payload_type = payload_types.and_then(|p| p.rtx)?;
+        let bytes = canonical.packet.payload.len();
+        let (ssrc, seq) = self.feedback.grant_resend(now, kind, canonical.seq, bytes, track.octets)?;
+        Some(Granted { payload_type, ssrc, seq, osn: osn as u16 })
+    }
+
+    /// Sends a stored packet again. False: no path is nominated.
+    pub fn resend(
+        &mut self,
+        kind: MediaKind,
+        canonical: &CanonicalPacket,
+        granted: Granted,
+        out: &mut SendBatch,
+    ) -> bool {
+        let (Some((socket, remote)), Some(track)) = (self.path, &self.tracks[kind as usize]) else { return false };
+        let Granted { payload_type, ssrc, seq, osn } = granted;
         let payload = &*canonical.packet.payload;
-        let Some(Resend { ssrc, seq }) =
-            self.feedback.grant_resend(now, kind, canonical.seq, payload.len(), track.octets)
-        else {
-            return false;
-        };
         let header = RtpHeader {
             payload_type,
             marker: canonical.packet.marker,
@@ -332,7 +352,7 @@ impl Egress {
         let header_bytes = track.write_header(packet, &header, &canonical.packet.extensions, true);
         let bytes = header_bytes + OSN_BYTES + payload.len() + tag_bytes;
         let packet = &mut packet[..bytes];
-        rtp::write_osn(&mut packet[header_bytes..], (first_seq + offset) as u16);
+        rtp::write_osn(&mut packet[header_bytes..], osn);
         let body = &mut packet[header_bytes + OSN_BYTES..bytes - tag_bytes];
         body.copy_from_slice(payload);
         if let Some(rewrite) = canonical.vp8 {

@@ -143,8 +143,15 @@ impl Scene {
 
     fn resend(&mut self, seq: u64) -> Vec<Opened> {
         let packet = self.sent.iter().find(|p| p.seq == seq && p.packet.kind == MediaKind::Video).expect("was sent");
-        self.egress.resend(self.now, MediaKind::Video, packet, &mut self.out);
+        let packet = packet.clone();
+        self.resend_if_granted(&packet);
         self.take_rtp()
+    }
+
+    fn resend_if_granted(&mut self, packet: &CanonicalPacket) -> bool {
+        let kind = packet.packet.kind;
+        let granted = self.egress.grant_resend(self.now, kind, packet);
+        granted.is_some_and(|granted| self.egress.resend(kind, packet, granted, &mut self.out))
     }
 
     /// All RTP that was sent, opened; a replayed index would not open.
@@ -293,7 +300,7 @@ fn packets_from_before_a_viewers_first_are_never_sent() {
     let older = [scene.packet(MediaKind::Video, 9_999)];
     let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
     assert_eq!(scene.egress.write(MediaKind::Video, &older, &run, &mut scene.out), Written::BeforeStart);
-    assert!(!scene.egress.resend(scene.now, MediaKind::Video, &older[0], &mut scene.out));
+    assert!(!scene.resend_if_granted(&older[0]));
     assert!(scene.take().is_empty());
 }
 
@@ -543,7 +550,7 @@ fn two_tracks_do_not_get_twice_as_much() {
         for packet in &sent {
             scene.now += Duration::from_millis(1);
             for packet in [packet, &sent[sent.len() - 1 - round % 16]] {
-                scene.egress.resend(scene.now, packet.packet.kind, packet, &mut scene.out);
+                scene.resend_if_granted(packet);
             }
             granted += scene.take_rtp().len() * PAYLOAD_BYTES;
         }
@@ -589,7 +596,7 @@ fn media_follows_the_nominated_pair() {
         scene.egress.write(MediaKind::Video, &packets, &run, &mut scene.out);
         scene.now += Duration::from_secs(1);
         scene.egress.report_if_due(scene.now, UNIX_AT_START, &mut scene.out);
-        scene.egress.resend(scene.now, MediaKind::Video, &packets[0], &mut scene.out);
+        scene.resend_if_granted(&packets[0]);
         scene.egress.say_bye(&mut scene.out);
         let targets: Vec<_> = scene.out.iter().map(|m| (m.socket, m.remote)).collect();
         scene.out.clear();

@@ -67,12 +67,6 @@ struct Rtx {
     next_seq: u64,
 }
 
-/// A number of the RTX stream, to be sealed once.
-pub(super) struct Resend {
-    pub ssrc: u32,
-    pub seq: u64,
-}
-
 impl Feedback {
     pub fn new(keys: &MasterKeys, tracks: Vec<TrackSetup>, cname: String, rng: &mut StdRng) -> Feedback {
         let tracks = tracks
@@ -225,7 +219,7 @@ impl Feedback {
         }
     }
 
-    /// The next number of the RTX stream for a packet, unless it was sent again a moment ago, too often, or too much was.
+    /// SSRC and next number of the RTX stream for a packet, unless it was sent again a moment ago, too often, or too much was.
     pub fn grant_resend(
         &mut self,
         now: Instant,
@@ -233,7 +227,7 @@ impl Feedback {
         seq: u64,
         bytes: usize,
         sent_octets: u64,
-    ) -> Option<Resend> {
+    ) -> Option<(u32, u64)> {
         let track = self.tracks.iter_mut().find(|t| t.kind == kind)?;
         self.allowance = (self.allowance + sent_octets.saturating_sub(track.credited) / 2).min(RESEND_BYTES_MAX);
         track.credited = sent_octets;
@@ -258,8 +252,7 @@ impl Feedback {
         }
         let rtx = track.rtx.as_mut()?;
         self.allowance -= bytes as u64;
-        let granted = Resend { ssrc: rtx.ssrc, seq: rtx.next_seq };
         rtx.next_seq += 1;
-        Some(granted)
+        Some((rtx.ssrc, rtx.next_seq - 1))
     }
 }

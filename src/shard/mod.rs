@@ -27,7 +27,6 @@ use crate::forward::keyframes::KeyframeRequests;
 use crate::id::{Generation, SessionId, ShardId, StreamId};
 use crate::limits;
 use crate::metrics::{Counters, DropReason, ShardFigures};
-
 use crate::session::{CloseReason, Output, Role, Session, TrackStarted};
 use crate::units::Instant;
 use crate::wire::classify::Kind;
@@ -36,7 +35,7 @@ use demux::{Demux, Gate, Remote};
 use message::{Command, Event, ForeignDatagram, PeerMessage, Report, TrackReport};
 use placement::Slot;
 use timers::{Armed, Timers};
-use viewers::Viewer;
+use viewers::{Resend, Viewer};
 
 /// One core's sessions and everything that happens to them.
 pub struct Shard {
@@ -49,6 +48,8 @@ pub struct Shard {
     /// Viewers by their keys in `viewers`.
     fanout: Fanout<usize>,
     viewers: Slab<Viewer>,
+    /// Granted, and waiting for their turn; at most [`limits::RESEND_QUEUE_PACKETS`].
+    resends: VecDeque<Resend>,
     config: ShardConfig,
     timers: Timers,
     peers: VecDeque<(ShardId, PeerMessage)>,
@@ -117,6 +118,7 @@ impl Shard {
             publishers: FxHashMap::default(),
             fanout: Fanout::new(id, config.segmenting),
             viewers: Slab::new(),
+            resends: VecDeque::new(),
             config,
             timers: Timers::new(),
             peers: VecDeque::new(),
@@ -507,6 +509,14 @@ impl Shard {
         }
     }
 
+    /// A viewer says that it needs a keyframe, which it may do as often as it likes.
+    fn request_keyframe_for_viewer(&mut self, now: Instant, stream: StreamId, out: &mut SendBatch) {
+        self.counters.keyframe_requests_received += 1;
+        if self.publishers.contains_key(&stream) || self.fanout.pass_on_keyframe_request(now, stream) {
+            self.request_keyframe(now, stream, out);
+        }
+    }
+
     /// Passes a request to the publisher's shard; to this one too, where it is the one: it comes back as a message.
     fn send_keyframe_request(&mut self, stream: StreamId) {
         let Some(shared) = self.fanout.stream(stream) else { return };
@@ -533,6 +543,7 @@ impl Shard {
         self.counters.str0m_media_suppressed += entry.session.take_suppressed();
         if let Some(viewer) = entry.viewer {
             self.fanout.leave(entry.slot.stream.id, viewer);
+            self.resends.retain(|r| r.viewer != viewer);
             self.viewers.remove(viewer);
         }
         self.by_id.remove(&id);

@@ -6,11 +6,14 @@ use tracing::info;
 use super::Shard;
 use super::message::Event;
 use crate::datagram::SendBatch;
+use crate::id::StreamId;
+use crate::limits;
 use crate::metrics::DropReason;
 use crate::session::CloseReason;
-use crate::session::egress::{Asked, Egress, Written};
+use crate::session::egress::{Asked, Egress, Granted, Written};
 use crate::units::Instant;
 use crate::wire::classify::Kind;
+use crate::wire::packet::CanonicalPacket;
 
 /// A connected viewer: what each copy needs, in one dense table.
 pub(super) struct Viewer {
@@ -20,6 +23,17 @@ pub(super) struct Viewer {
     /// Datagrams that a full socket did not take.
     unsent: u64,
 }
+
+/// A packet that a viewer has NACKed, with its number on the RTX stream.
+pub(super) struct Resend {
+    pub viewer: usize,
+    kind: MediaKind,
+    packet: CanonicalPacket,
+    granted: Granted,
+}
+
+/// Of one flush, so that a storm of NACKs halves the way of media at most.
+const RESENDS_PER_FLUSH: usize = limits::SEND_BATCH_MESSAGES / 2;
 
 impl Shard {
     pub(super) fn handle_connected(
@@ -57,57 +71,80 @@ impl Shard {
         self.fanout.amid_frame_since().map(|since| since + self.config.video_hold)
     }
 
-    /// Writes copies for viewers into `out`. True: `out` is full, flush it, look for what else has come, and call again.
+    /// Writes copies for viewers into `out`: audio, then what was NACKed, then video. True: `out` is full, flush it, look for
+    /// what else has come, and call again.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut SendBatch) -> bool {
-        if self.held_until().is_some_and(|until| now < until) {
+        let held = self.held_until().is_some_and(|until| now < until);
+        if held && self.resends.is_empty() {
             return false;
         }
-        let mut unsuitable = Vec::new();
-        let mut keyframe_wanted = None;
+        let mut found = Found::default();
+        let mut resends_left = RESENDS_PER_FLUSH;
         let more = loop {
             if out.is_full() {
                 break true;
             }
-            let Some(quantum) = self.fanout.poll() else { break false };
-            // A viewer that leaves is taken out of the fan-out first.
-            let viewer = &mut self.viewers[quantum.viewer];
-            let packets = quantum.run.packets.len() as u64;
-            let arrival = quantum.packets[quantum.run.packets.start].packet.arrival;
-            let dropped = match viewer.egress.write(quantum.kind, quantum.packets, quantum.run, out) {
-                Written::Sent { packets, payload_bytes } => {
-                    self.counters.media_forwarded += u64::from(packets);
-                    self.counters.media_forwarded_bytes += u64::from(payload_bytes);
-                    match self.copied.last_mut() {
-                        Some((same, copies)) if *same == arrival => *copies += u64::from(packets),
-                        _ => self.copied.push((arrival, u64::from(packets))),
-                    }
-                    viewer.egress.report_if_due(now, self.config.unix_at_start, out);
-                    continue;
-                }
-                Written::NotWanted => continue,
-                Written::AwaitingKeyframe => {
-                    keyframe_wanted = Some(quantum.packets[quantum.run.packets.start].packet.stream);
-                    DropReason::AwaitingKeyframe
-                }
-                Written::BeforeStart => DropReason::BeforeStart,
-                Written::NoPayloadType => {
-                    if !unsuitable.contains(&viewer.session) {
-                        unsuitable.push(viewer.session);
-                    }
-                    DropReason::NoPayloadType
-                }
-            };
-            self.counters.drops.count_many(dropped, packets);
+            if resends_left > 0
+                && !self.fanout.audio_waits()
+                && let Some(resend) = self.resends.pop_front()
+            {
+                resends_left -= 1;
+                self.resend(resend, out);
+                continue;
+            }
+            if held || !self.copy_next(now, out, &mut found) {
+                break !self.resends.is_empty();
+            }
         };
-        for key in unsuitable {
+        for key in found.unsuitable {
             self.close(now, key, CloseReason::CodecChanged, out);
         }
-        if let Some(stream) = keyframe_wanted
-            && self.fanout.ask_for_keyframe(now, stream)
-        {
-            self.request_keyframe(now, stream, out);
+        for stream in found.keyframe_wanted {
+            if self.fanout.ask_for_keyframe(now, stream) {
+                self.request_keyframe(now, stream, out);
+            }
         }
         more
+    }
+
+    /// Writes the next message of the fan-out; false when every viewer has everything.
+    fn copy_next(&mut self, now: Instant, out: &mut SendBatch, found: &mut Found) -> bool {
+        let Some(quantum) = self.fanout.poll() else { return false };
+        // A viewer that leaves is taken out of the fan-out first.
+        let viewer = &mut self.viewers[quantum.viewer];
+        let packets = quantum.run.packets.len() as u64;
+        let first = &quantum.packets[quantum.run.packets.start].packet;
+        let dropped = match viewer.egress.write(quantum.kind, quantum.packets, quantum.run, out) {
+            Written::Sent { packets, payload_bytes } => {
+                self.counters.media_forwarded += u64::from(packets);
+                self.counters.media_forwarded_bytes += u64::from(payload_bytes);
+                match self.copied.last_mut() {
+                    Some((same, copies)) if *same == first.arrival => *copies += u64::from(packets),
+                    _ => self.copied.push((first.arrival, u64::from(packets))),
+                }
+                viewer.egress.report_if_due(now, self.config.unix_at_start, out);
+                return true;
+            }
+            Written::NotWanted => return true,
+            Written::AwaitingKeyframe => {
+                note(&mut found.keyframe_wanted, first.stream);
+                DropReason::AwaitingKeyframe
+            }
+            Written::BeforeStart => DropReason::BeforeStart,
+            Written::NoPayloadType => {
+                note(&mut found.unsuitable, viewer.session);
+                DropReason::NoPayloadType
+            }
+        };
+        self.counters.drops.count_many(dropped, packets);
+        true
+    }
+
+    fn resend(&mut self, resend: Resend, out: &mut SendBatch) {
+        let Resend { viewer, kind, packet, granted } = resend;
+        if self.viewers[viewer].egress.resend(kind, &packet, granted, out) {
+            self.counters.packets_resent += 1;
+        }
     }
 
     /// The flush that sent this round's copies is over.
@@ -158,19 +195,41 @@ impl Shard {
                 Asked::Keyframe => keyframe = true,
                 Asked::Resend { kind, seqs } => {
                     for seq in seqs {
-                        self.counters.nacks_received += 1;
-                        let Some(packet) = self.fanout.stored(stream, kind, seq) else { continue };
-                        if egress.resend(now, kind, packet, out) {
-                            self.counters.packets_resent += 1;
-                        }
+                        self.queue_resend(now, stream, viewer, kind, seq);
                     }
                 }
             }
         }
         if keyframe {
-            self.counters.keyframe_requests_received += 1;
-            self.request_keyframe(now, stream, out);
+            self.request_keyframe_for_viewer(now, stream, out);
         }
+    }
+
+    /// What a viewer may have again is decided here, so that one that NACKs everything does not fill the queue of all.
+    fn queue_resend(&mut self, now: Instant, stream: StreamId, viewer: usize, kind: MediaKind, seq: u64) {
+        self.counters.nacks_received += 1;
+        let Some(packet) = self.fanout.stored(stream, kind, seq) else { return };
+        if self.resends.len() >= limits::RESEND_QUEUE_PACKETS {
+            return self.counters.drops.count(DropReason::ResendQueueFull);
+        }
+        if let Some(granted) = self.viewers[viewer].egress.grant_resend(now, kind, packet) {
+            self.resends.push_back(Resend { viewer, kind, packet: packet.clone(), granted });
+        }
+    }
+}
+
+/// What copying has found out, to be seen to when the batch is written.
+#[derive(Default)]
+struct Found {
+    /// Sessions that have no payload type for what is published.
+    unsuitable: Vec<usize>,
+    /// Streams with viewers that wait for a keyframe.
+    keyframe_wanted: Vec<StreamId>,
+}
+
+fn note<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if !list.contains(&item) {
+        list.push(item);
     }
 }
 

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::room::{Room, STREAM};
-use manycast::id::Generation;
+use crate::room::{Room, SERVER, SOCKET, STREAM};
+use manycast::datagram::Received;
+use manycast::forward::table::Stream;
+use manycast::id::{Generation, ShardId, StreamId};
 use manycast::limits::SEND_BATCH_MESSAGES;
 use manycast::shard::ShardConfig;
 use manycast::shard::message::PeerMessage;
@@ -21,12 +23,16 @@ const KEYFRAME_PACKETS: u64 = 228;
 const SEGMENTS_MAX: usize = 16;
 
 fn packet(arrival: Instant, kind: MediaKind, seq: u64) -> PeerMessage {
+    packet_of(STREAM, arrival, kind, seq)
+}
+
+fn packet_of(stream: StreamId, arrival: Instant, kind: MediaKind, seq: u64) -> PeerMessage {
     let (format, bytes) = match kind {
         MediaKind::Audio => (Format::OPUS, 80),
         MediaKind::Video => (Format::VP8, 1100),
     };
     PeerMessage::Media(Arc::new(MediaPacket {
-        stream: STREAM,
+        stream,
         kind,
         generation: Generation(1),
         format,
@@ -64,6 +70,25 @@ fn flush(room: &mut Room) -> (Vec<Sent>, bool) {
         .collect();
     room.out.clear();
     (sent, more)
+}
+
+/// Brings the viewers everything that waits for them, or what `passes`.
+fn deliver(room: &mut Room, mut passes: impl FnMut() -> bool) {
+    loop {
+        let more = room.shard.poll_transmit(room.now, &mut room.out);
+        for message in room.out.iter() {
+            let client = room.clients.iter_mut().find(|c| c.addr() == message.remote).expect("a viewer");
+            for data in message.data.chunks(message.segment.map_or(usize::MAX, usize::from)) {
+                if passes() {
+                    client.handle_datagram(room.now, SERVER, data);
+                }
+            }
+        }
+        room.out.clear();
+        if !more {
+            break;
+        }
+    }
 }
 
 fn room(viewers: usize, config: ShardConfig) -> Room {
@@ -144,4 +169,115 @@ fn the_beginning_of_a_frame_waits_for_the_rest_and_audio_does_not() {
     assert!(sent[..10].iter().all(|s| s.audio), "audio is not held: {sent:?}");
     give(&mut room, MediaKind::Video, 8..=23);
     assert!(!flush(&mut room).0.is_empty(), "a full message is not held");
+}
+
+/// Viewers that lost every other packet of a frame ask for all of them at once.
+#[test]
+fn a_storm_of_nacks_delays_neither_audio_nor_all_video() {
+    const NACKERS: usize = 40;
+    let mut room = room(NACKERS, ShardConfig::default());
+    give(&mut room, MediaKind::Video, 1..=200);
+    let mut number = 0;
+    deliver(&mut room, || {
+        number += 1;
+        number % 2 == 0
+    });
+    let mut nacks = Vec::new();
+    let asked = room.now + Duration::from_millis(300);
+    for client in &mut room.clients {
+        while client.next_timeout() <= asked {
+            let due = client.next_timeout();
+            client.handle_timeout(due);
+        }
+        let remote = client.addr();
+        nacks.extend(std::iter::from_fn(|| client.poll_transmit()).map(|(_, data)| (remote, data)));
+    }
+    room.now = asked;
+    for (remote, data) in &nacks {
+        let datagram = Received { socket: SOCKET, remote: *remote, data };
+        room.shard.handle_datagram(room.now, datagram, &mut room.out);
+    }
+    // Reports of ours aside, which are not looked at, NACKs alone have written nothing.
+    assert!(room.out.iter().all(|m| (200..=206).contains(&m.data[1]) || m.data[0] < 2), "resends wait for their turn");
+    room.out.clear();
+    give(&mut room, MediaKind::Audio, 1..=1);
+    give(&mut room, MediaKind::Video, 201..=216);
+    let mut audio_left = NACKERS;
+    let (mut resends, mut flushes, mut flushes_with_video) = (0, 0, 0);
+    loop {
+        let (sent, more) = flush(&mut room);
+        let resent = sent.iter().filter(|s| !s.audio && s.packets == 1).count();
+        let audio = sent.iter().take_while(|s| s.audio).count();
+        audio_left -= audio;
+        assert!(audio_left == 0 || audio == sent.len(), "something overtook audio: {sent:?}");
+        assert!(resent <= SEND_BATCH_MESSAGES / 2, "{resent} resends in a flush");
+        resends += resent;
+        flushes += 1;
+        flushes_with_video += usize::from(sent.iter().any(|s| s.packets > 1));
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(audio_left, 0);
+    assert!(resends > 10 * NACKERS, "{resends} resends: there was a storm");
+    assert!(flushes_with_video > 0 && flushes > 10, "{flushes_with_video} of {flushes}");
+}
+
+const ELSEWHERE: ShardId = ShardId(1);
+
+/// Requests for a keyframe that the shard passes on to the publisher's shard.
+fn passed_on(room: &mut Room) -> Vec<StreamId> {
+    std::iter::from_fn(|| room.shard.poll_peer())
+        .map(|(to, message)| match message {
+            PeerMessage::KeyframeRequest { stream } if to == ELSEWHERE => stream,
+            other => panic!("{other:?} for {to}"),
+        })
+        .collect()
+}
+
+#[test]
+fn a_viewer_that_floods_keyframe_requests_does_not_flood_the_publishers_shard() {
+    let mut room = room(1, ShardConfig::default());
+    assert!(room.stream.activate(Generation(1), ELSEWHERE));
+    give(&mut room, MediaKind::Video, 1..=1);
+    deliver(&mut room, || true);
+    let (remote, until) = (room.clients[0].addr(), room.now + Duration::from_secs(1));
+    let mut asked = 0;
+    passed_on(&mut room);
+    while room.now < until {
+        room.now += Duration::from_millis(2);
+        room.clients[0].request_keyframe(room.now);
+        while let Some((_, data)) = room.clients[0].poll_transmit() {
+            asked += 1;
+            room.shard.handle_datagram(room.now, Received { socket: SOCKET, remote, data: &data }, &mut room.out);
+        }
+    }
+    let passed = passed_on(&mut room).len();
+    assert!(asked > 100 && (5..=10).contains(&passed), "{passed} of {asked}");
+}
+
+#[test]
+fn viewers_of_two_streams_that_wait_in_one_flush_are_both_asked_for() {
+    let mut room = room(1, ShardConfig::default());
+    let streams = [room.stream.clone(), Arc::new(Stream::new(StreamId(2), "other"))];
+    room.stream = streams[1].clone();
+    room.watch();
+    room.run_until(|room| room.clients[1].connected_at.is_some());
+    for stream in &streams {
+        assert!(stream.activate(Generation(1), ELSEWHERE));
+        room.shard.handle_peer(room.now, packet_of(stream.id, room.now, MediaKind::Video, 1), &mut room.out);
+    }
+    flush(&mut room);
+    for stream in &streams {
+        room.stream = stream.clone();
+        room.watch();
+    }
+    room.run_until(|room| room.clients.iter().all(|c| c.connected_at.is_some()));
+    room.now += Duration::from_secs(2);
+    passed_on(&mut room);
+    for stream in &streams {
+        room.shard.handle_peer(room.now, packet_of(stream.id, room.now, MediaKind::Video, 2), &mut room.out);
+    }
+    flush(&mut room);
+    assert_eq!(passed_on(&mut room), [StreamId(1), StreamId(2)]);
 }

@@ -24,7 +24,7 @@ use rand::rngs::StdRng;
 pub const SHARD: ShardId = ShardId(0);
 pub const SOCKET: SocketId = SocketId(0);
 pub const STREAM: StreamId = StreamId(1);
-const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 8080);
+pub const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 8080);
 
 /// One shard and its clients.
 pub struct Room {
@@ -32,7 +32,8 @@ pub struct Room {
     epoch: Epoch,
     peers: PeerConfig,
     rng: StdRng,
-    stream: Arc<Stream>,
+    /// What the next client publishes or watches.
+    pub stream: Arc<Stream>,
     pub shard: Shard,
     /// The publisher is the first.
     pub clients: Vec<Client>,
@@ -111,7 +112,7 @@ impl Room {
         let crypto = self.peers.crypto.clone();
         let (client, offer) = Client::viewer(self.now, self.epoch, self.next_addr(), crypto);
         let offer = Offer::parse(&offer).expect("a client's own offer");
-        let request = WatchRequest { session: self.next_session(), stream: STREAM, published: Vec::new() };
+        let request = WatchRequest { session: self.next_session(), stream: self.stream.id, published: Vec::new() };
         let negotiated = negotiate::watch(self.now, &self.peers, &offer, request, &mut self.rng);
         self.sign_up(client, &offer, negotiated.expect("an offer that can be answered"))
     }
