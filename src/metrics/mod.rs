@@ -1,11 +1,11 @@
 //! What is counted: per shard in plain fields, handed over once a second, summed and rendered by control.
 
+mod histogram;
 mod prometheus;
-
-use std::time::Duration;
 
 use crate::id::ShardId;
 
+pub use histogram::{ForwardLatency, FractionLost, Histogram, RoundTrip, Scale};
 pub use prometheus::{Gauges, render};
 
 /// Why a datagram or a packet went no further. Each received datagram ends in exactly one of consumed, forwarded, or
@@ -180,59 +180,10 @@ pub struct Counters {
     pub sessions_ended: u64,
     pub drops: Drops,
     /// Of each copy: from the receipt of its packet to the return of the flush that sent it.
-    pub latency: Latency,
-}
-
-/// A histogram of forwarding latency.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Latency {
-    /// One more than the bounds: the last one is everything above.
-    buckets: [u64; Latency::BOUNDS.len() + 1],
-    sum: Duration,
-}
-
-impl Latency {
-    /// Upper bounds of the buckets.
-    pub const BOUNDS: [Duration; 12] = [
-        Duration::from_micros(20),
-        Duration::from_micros(50),
-        Duration::from_micros(100),
-        Duration::from_micros(200),
-        Duration::from_micros(500),
-        Duration::from_millis(1),
-        Duration::from_millis(2),
-        Duration::from_millis(5),
-        Duration::from_millis(10),
-        Duration::from_millis(20),
-        Duration::from_millis(50),
-        Duration::from_millis(100),
-    ];
-
-    pub fn observe(&mut self, latency: Duration, times: u64) {
-        let bucket = Latency::BOUNDS.iter().position(|b| latency <= *b).unwrap_or(Latency::BOUNDS.len());
-        self.buckets[bucket] += times;
-        // What `times` are within one flush is far below 2³².
-        self.sum += latency * times as u32;
-    }
-
-    pub fn buckets(&self) -> &[u64] {
-        &self.buckets
-    }
-
-    pub fn sum(&self) -> Duration {
-        self.sum
-    }
-
-    pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-
-    pub fn add(&mut self, other: &Latency) {
-        for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
-            *mine += theirs;
-        }
-        self.sum += other.sum;
-    }
+    pub latency: Histogram<ForwardLatency>,
+    /// Of each viewer's reports on its video.
+    pub fraction_lost: Histogram<FractionLost>,
+    pub round_trip: Histogram<RoundTrip>,
 }
 
 /// One shard's figures as they are rendered.
@@ -261,15 +212,5 @@ mod tests {
             assert!(names.insert(reason.name()));
         }
         assert_eq!(drops.total(), DropReason::ALL.len() as u64);
-    }
-
-    #[test]
-    fn latency_falls_into_the_bucket_that_holds_it() {
-        let mut latency = Latency::default();
-        latency.observe(Duration::from_micros(20), 1);
-        latency.observe(Duration::from_micros(21), 2);
-        latency.observe(Duration::from_secs(1), 1);
-        assert_eq!((latency.buckets()[0], latency.buckets()[1], latency.buckets()[12]), (1, 2, 1));
-        assert_eq!(latency.count(), 4);
     }
 }

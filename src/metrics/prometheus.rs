@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Counters, DropReason, Latency, ShardFigures};
+use super::{Counters, DropReason, Histogram, Scale, ShardFigures};
 
 /// Figures that control knows and no shard does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,14 +43,24 @@ pub fn render(gauges: &Gauges, shards: &[ShardFigures]) -> String {
             text.line("manycast_backend_event_total", &format!("event=\"{event}\",shard=\"{}\"", s.shard), count);
         }
     }
-    text.head(
+    text.histograms(
         "manycast_forward_latency_seconds",
-        "histogram",
         "From a datagram's receipt to the end of the flush that sent its copies.",
+        shards,
+        |c| &c.latency,
     );
-    for s in shards {
-        text.histogram("manycast_forward_latency_seconds", &format!("shard=\"{}\"", s.shard), &s.counters.latency);
-    }
+    text.histograms(
+        "manycast_viewer_fraction_lost",
+        "Video lost on the way to a viewer, by its receiver reports; before repair by RTX.",
+        shards,
+        |c| &c.fraction_lost,
+    );
+    text.histograms(
+        "manycast_viewer_round_trip_seconds",
+        "From a sender report to the viewer's report on it.",
+        shards,
+        |c| &c.round_trip,
+    );
     text.0
 }
 
@@ -101,16 +111,31 @@ impl Text {
         };
     }
 
-    fn histogram(&mut self, name: &str, labels: &str, latency: &Latency) {
-        let mut below = 0;
-        for (i, count) in latency.buckets().iter().enumerate() {
-            below += count;
-            let bound = Latency::BOUNDS.get(i).map_or("+Inf".to_string(), |b| b.as_secs_f64().to_string());
-            self.line(&format!("{name}_bucket"), &format!("{labels},le=\"{bound}\""), below);
+    fn histograms<S: Scale>(
+        &mut self,
+        name: &str,
+        help: &str,
+        shards: &[ShardFigures],
+        of: fn(&Counters) -> &Histogram<S>,
+    ) {
+        self.head(name, "histogram", help);
+        for s in shards {
+            let (labels, histogram) = (format!("shard=\"{}\"", s.shard), of(&s.counters));
+            let mut below = 0;
+            for (i, count) in histogram.buckets().iter().enumerate() {
+                below += count;
+                let bound = S::BOUNDS.get(i).map_or("+Inf".to_string(), |b| shown(*b as f64 * S::UNIT));
+                self.line(&format!("{name}_bucket"), &format!("{labels},le=\"{bound}\""), below);
+            }
+            self.line(&format!("{name}_sum"), &labels, histogram.sum());
+            self.line(&format!("{name}_count"), &labels, below);
         }
-        self.line(&format!("{name}_sum"), labels, latency.sum().as_secs_f64());
-        self.line(&format!("{name}_count"), labels, below);
     }
+}
+
+/// Nine digits are enough for a bound, and hide what is not exact in binary.
+fn shown(bound: f64) -> String {
+    ((bound * 1e9).round() / 1e9).to_string()
 }
 
 #[cfg(test)]
@@ -124,7 +149,8 @@ mod tests {
     fn a_report_renders_as_prometheus_text() {
         let mut counters = Counters { media_forwarded: 7, ..Counters::default() };
         counters.drops.count(DropReason::StunUnknownUfrag);
-        counters.latency.observe(Duration::from_micros(30), 1);
+        counters.latency.observe_duration(Duration::from_micros(30), 1);
+        counters.fraction_lost.observe(13, 1);
         let report =
             ShardFigures { shard: ShardId(1), counters, publishers: 1, viewers: 3, backend: vec![("rearmed", 2)] };
         let text = render(&Gauges { streams: 1, sessions_waiting: 2 }, &[report]);
@@ -136,6 +162,7 @@ mod tests {
             "manycast_backend_event_total{event=\"rearmed\",shard=\"1\"} 2",
             "manycast_forward_latency_seconds_bucket{shard=\"1\",le=\"0.00005\"} 1",
             "manycast_forward_latency_seconds_count{shard=\"1\"} 1",
+            "manycast_viewer_fraction_lost_bucket{shard=\"1\",le=\"0.05078125\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} not in:\n{text}");
         }

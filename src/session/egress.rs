@@ -132,6 +132,15 @@ pub enum Asked {
     },
 }
 
+/// What a viewer's report says about its video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// Of the packets since the report before, in 1/256.
+    pub fraction_lost: u8,
+    /// Between our last sender report and this; `None` before it has seen one.
+    pub round_trip: Option<Duration>,
+}
+
 /// A place on the RTX stream, to be sealed once.
 #[derive(Debug)]
 pub struct Granted {
@@ -303,16 +312,25 @@ impl Egress {
     /// Opens a viewer's SRTCP and gives what it asks for to `ask`. False: replayed, forged or no RTCP at all.
     pub fn handle_rtcp(&mut self, now: Instant, data: &[u8], ask: impl FnMut(Asked)) -> bool {
         let tracks = &mut self.tracks;
-        self.feedback.handle_rtcp(now, data, |ssrc, seq| locate(tracks, ssrc, seq), |ssrc| kind_of(tracks, ssrc), ask)
-    }
-
-    /// The viewer has named our SSRC in a report: it knows which m-line it belongs to.
-    pub fn take_acknowledged(&mut self) {
+        let read = self.feedback.handle_rtcp(
+            now,
+            data,
+            |ssrc, seq| locate(tracks, ssrc, seq),
+            |ssrc| kind_of(tracks, ssrc),
+            ask,
+        );
+        // A viewer that has named our SSRC in a report knows which m-line it belongs to.
         for ssrc in self.feedback.acknowledged.drain(..) {
-            if let Some(track) = self.tracks.iter_mut().flatten().find(|t| t.ssrc == ssrc) {
+            if let Some(track) = tracks.iter_mut().flatten().find(|t| t.ssrc == ssrc) {
                 track.send_mid = false;
             }
         }
+        read
+    }
+
+    /// The viewer's newest report on its video, once.
+    pub fn take_report(&mut self) -> Option<Reported> {
+        self.feedback.reported.take()
     }
 
     /// A number on the RTX stream for a stored packet (RFC 4588), if it may be sent again now by the limits of `feedback`.
@@ -366,11 +384,6 @@ impl Egress {
     /// Kinds that this viewer takes.
     pub fn wants(&self, kind: MediaKind) -> bool {
         self.tracks[kind as usize].is_some()
-    }
-
-    /// Fraction lost of the video as the viewer's last report has it, in 1/256.
-    pub fn reported_loss(&self) -> u8 {
-        self.feedback.fraction_lost
     }
 }
 

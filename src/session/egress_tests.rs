@@ -576,7 +576,6 @@ fn the_mid_is_sent_until_the_viewer_knows_the_stream() {
         rtcp::write_receiver_report(&mut packet, VIEWER, &ssrcs.iter().map(block).collect::<Vec<_>>());
         scene.viewer.seal_rtcp(&mut packet).expect("indices are left");
         assert!(scene.hear(&packet).0);
-        scene.egress.take_acknowledged();
     };
     report(&mut scene, &[VIDEO_RTX, AUDIO, AUDIO, 1]);
     assert_eq!(bytes(&mut scene), with_mid, "a report on others");
@@ -619,4 +618,29 @@ fn without_a_nominated_pair_nothing_is_sent() {
     assert_eq!(scene.egress.write(MediaKind::Video, &packets, &run, &mut scene.out), Written::NotWanted);
     scene.egress.say_bye(&mut scene.out);
     assert!(scene.out.is_empty());
+}
+
+#[test]
+fn a_report_on_the_video_tells_loss_and_round_trip_once() {
+    let mut scene = Scene::new(27);
+    scene.send(MediaKind::Video, 1);
+    let (_, compound) = scene.report().expect("media was sent");
+    let last_sr = sender_reports(&compound)[0].1.ntp.middle();
+    scene.now += Duration::from_millis(130);
+    let block = rtcp::ReportBlock {
+        ssrc: VIDEO,
+        fraction_lost: 26,
+        last_sr,
+        // 50 ms in 1/65,536 s.
+        delay_since_last_sr: 3277,
+        ..rtcp::ReportBlock::default()
+    };
+    let other = rtcp::ReportBlock { ssrc: AUDIO, fraction_lost: 255, ..block };
+    let mut packet = Vec::new();
+    rtcp::write_receiver_report(&mut packet, VIEWER, &[block, other]);
+    scene.viewer.seal_rtcp(&mut packet).expect("indices are left");
+    assert!(scene.hear(&packet).0);
+    let report = scene.egress.take_report().expect("one came");
+    assert_eq!((report.fraction_lost, report.round_trip.map(|r| r.as_millis())), (26, Some(79)));
+    assert_eq!(scene.egress.take_report(), None);
 }

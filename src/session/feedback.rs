@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
-use super::egress::{Asked, TrackSetup};
+use super::egress::{Asked, Reported, TrackSetup};
 use super::negotiate::BoundFormat;
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::open::RtcpOpener;
@@ -43,7 +43,8 @@ pub(super) struct Feedback {
     allowance: u64,
     /// From our last sender report to its echo.
     round_trip: Duration,
-    pub fraction_lost: u8,
+    /// On the video, since it was last taken.
+    pub reported: Option<Reported>,
     /// SSRCs that reports have named since this was last emptied.
     pub acknowledged: Vec<u32>,
     /// The last FIR's number: a repeated one is the same request (RFC 5104 §4.3.1.1).
@@ -88,7 +89,7 @@ impl Feedback {
             resends: VecDeque::new(),
             allowance: RESEND_BYTES_MAX / 4,
             round_trip: Duration::ZERO,
-            fraction_lost: 0,
+            reported: None,
             acknowledged: Vec::new(),
             last_fir: None,
             buffer: Vec::new(),
@@ -187,11 +188,10 @@ impl Feedback {
             Rtcp::SenderReport { blocks, .. } | Rtcp::ReceiverReport { blocks, .. } => {
                 let middle = NtpTime::from_unix(self.unix_offset + (now - Instant::ZERO)).middle();
                 for block in blocks {
-                    if let Some(round_trip) = block.round_trip(middle) {
-                        self.round_trip = round_trip;
-                    }
+                    let round_trip = block.round_trip(middle);
+                    self.round_trip = round_trip.unwrap_or(self.round_trip);
                     if kind_of(block.ssrc) == Some(MediaKind::Video) {
-                        self.fraction_lost = block.fraction_lost;
+                        self.reported = Some(Reported { fraction_lost: block.fraction_lost, round_trip });
                     }
                     // RTX has blocks of its own.
                     if kind_of(block.ssrc).is_some() && self.acknowledged.len() < self.tracks.len() {

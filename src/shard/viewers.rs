@@ -150,7 +150,7 @@ impl Shard {
     /// The flush that sent this round's copies is over.
     pub fn handle_flushed(&mut self, now: Instant) {
         for (arrival, copies) in self.copied.drain(..) {
-            self.counters.latency.observe(now.since(arrival), copies);
+            self.counters.latency.observe_duration(now.since(arrival), copies);
         }
     }
 
@@ -187,7 +187,12 @@ impl Shard {
         }
         self.counters.datagrams_consumed += 1;
         entry.session.authenticated(now);
-        egress.take_acknowledged();
+        if let Some(report) = egress.take_report() {
+            self.counters.fraction_lost.observe(report.fraction_lost.into(), 1);
+            if let Some(round_trip) = report.round_trip {
+                self.counters.round_trip.observe_duration(round_trip, 1);
+            }
+        }
         let stream = entry.session.stream;
         let mut keyframe = false;
         for ask in asked {
