@@ -94,6 +94,7 @@ pub fn conservation(shards: &[Counters]) -> Result<(), String> {
             D::Padding,
             D::NoPayloadType,
             D::BeforeStart,
+            D::ResendQueueFull,
         ]
         .into_iter()
         .map(|d| c.drops.of(d))
