@@ -116,3 +116,6 @@ pub const TRACK_QUEUE_PACKETS: usize = 2048;
 /// Resends that wait for their turn on one shard: what sixteen viewers that lose everything may ask for at once. When it is
 /// full, NACKs are not answered (and counted); a viewer repeats what it still misses.
 pub const RESEND_QUEUE_PACKETS: usize = 4096;
+
+/// Simulcast layers of one video: browsers and OBS send three at most. An offer with more is refused.
+pub const LAYERS_MAX: usize = 4;

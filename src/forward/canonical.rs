@@ -101,6 +101,12 @@ impl Canonical {
         Ok(canonical)
     }
 
+    /// Whether a packet of the publisher that is bound now has had its place, or is too old for one.
+    pub fn has_placed(&self, packet: &MediaPacket) -> bool {
+        let Some(source) = self.source.filter(|s| s.is(packet)) else { return false };
+        self.newest.is_some_and(|n| packet.seq.wrapping_add_signed(source.seq_offset) <= n.seq)
+    }
+
     /// Offsets are computed once per publisher and then constant: computing them per packet would add jitter.
     fn bind(&mut self, packet: &MediaPacket) -> Source {
         let mut source = Source {
@@ -170,6 +176,7 @@ mod tests {
         Arc::new(MediaPacket {
             stream: StreamId(1),
             kind: MediaKind::Video,
+            layer: 0,
             generation: Generation(generation),
             format: Format::VP8,
             ssrc: 100 + generation as u32,

@@ -1,10 +1,11 @@
 //! The forwarding table: per stream, which shards have viewers, and whose media they see. Atomics only.
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use str0m::media::MediaKind;
 
 use crate::id::{Generation, ShardId, StreamId};
+use crate::limits;
 
 /// One named stream, shared by every shard and by control for as long as anyone publishes or watches it.
 ///
@@ -14,12 +15,14 @@ use crate::id::{Generation, ShardId, StreamId};
 pub struct Stream {
     pub id: StreamId,
     pub name: Box<str>,
-    /// One bit per shard that has viewers, for audio and for video.
-    interest: [AtomicU64; 2],
+    /// One bit per shard that has viewers, for audio and for each layer of the video.
+    interest: [AtomicU64; 1 + limits::LAYERS_MAX],
     /// The generation that viewers see; 0 before the first publisher.
     active: AtomicU64,
     /// Where the active publisher lives; meaningful while `active` is not 0.
     publisher_shard: AtomicU16,
+    /// The active publisher does not answer requests for a keyframe.
+    deaf: AtomicBool,
 }
 
 impl Stream {
@@ -27,15 +30,18 @@ impl Stream {
         Stream {
             id,
             name: name.into(),
-            interest: [AtomicU64::new(0), AtomicU64::new(0)],
+            interest: Default::default(),
             active: AtomicU64::new(0),
             publisher_shard: AtomicU16::new(0),
+            deaf: AtomicBool::new(false),
         }
     }
 
-    pub fn set_interest(&self, kind: MediaKind, shard: ShardId, wanted: bool) {
+    /// # Panics
+    /// When `layer` is not below [`limits::LAYERS_MAX`].
+    pub fn set_interest(&self, kind: MediaKind, layer: u8, shard: ShardId, wanted: bool) {
         let bit = 1u64 << shard.index();
-        let mask = &self.interest[kind as usize];
+        let mask = &self.interest[place(kind, layer)];
         if wanted {
             mask.fetch_or(bit, Ordering::AcqRel);
         } else {
@@ -43,9 +49,12 @@ impl Stream {
         }
     }
 
-    /// The shards that want this kind, one bit each.
-    pub fn interest(&self, kind: MediaKind) -> u64 {
-        self.interest[kind as usize].load(Ordering::Acquire)
+    /// The shards that want this, one bit each.
+    ///
+    /// # Panics
+    /// When `layer` is not below [`limits::LAYERS_MAX`].
+    pub fn interest(&self, kind: MediaKind, layer: u8) -> u64 {
+        self.interest[place(kind, layer)].load(Ordering::Acquire)
     }
 
     /// Makes `generation` the one that viewers see, unless a later one already is.
@@ -58,6 +67,7 @@ impl Stream {
         }
         // A request that reads the old shard for a moment is lost there; the viewer's shard asks again.
         self.publisher_shard.store(shard.0, Ordering::Release);
+        self.deaf.store(false, Ordering::Release);
         true
     }
 
@@ -65,7 +75,24 @@ impl Stream {
         Generation(self.active.load(Ordering::Acquire))
     }
 
+    /// To be called by the active publisher's shard only.
+    pub fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::Release);
+    }
+
+    /// OBS and ffmpeg do not answer requests for a keyframe: no use waiting for one.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::Acquire)
+    }
+
     pub fn publisher_shard(&self) -> ShardId {
         ShardId(self.publisher_shard.load(Ordering::Acquire))
+    }
+}
+
+fn place(kind: MediaKind, layer: u8) -> usize {
+    match kind {
+        MediaKind::Audio => 0,
+        MediaKind::Video => 1 + usize::from(layer),
     }
 }

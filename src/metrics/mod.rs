@@ -176,6 +176,8 @@ pub struct Counters {
     pub keyframe_requests_received: u64,
     pub keyframe_requests_sent: u64,
     pub keyframes_received: u64,
+    /// Viewers that were started from the past.
+    pub replays_started: u64,
     pub sessions_started: u64,
     pub sessions_ended: u64,
     pub drops: Drops,

@@ -66,7 +66,7 @@ pub fn render(gauges: &Gauges, shards: &[ShardFigures]) -> String {
 
 type Value = fn(&Counters) -> u64;
 
-const COUNTERS: [(&str, &str, Value); 21] = [
+const COUNTERS: [(&str, &str, Value); 22] = [
     ("manycast_datagram_received_total", "Datagrams received.", |c| c.datagrams_received),
     ("manycast_datagram_received_bytes_total", "Bytes received in datagrams.", |c| c.bytes_received),
     ("manycast_datagram_consumed_total", "STUN, DTLS and RTCP given to sessions.", |c| c.datagrams_consumed),
@@ -94,6 +94,9 @@ const COUNTERS: [(&str, &str, Value); 21] = [
     }),
     ("manycast_keyframe_request_sent_total", "Keyframe requests sent to publishers.", |c| c.keyframe_requests_sent),
     ("manycast_keyframe_received_total", "Keyframes of publishers.", |c| c.keyframes_received),
+    ("manycast_replay_started_total", "Viewers that were started from what came since the last keyframe.", |c| {
+        c.replays_started
+    }),
 ];
 
 struct Text(String);

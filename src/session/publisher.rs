@@ -106,6 +106,7 @@ impl Publisher {
         let packet = MediaPacket {
             stream: self.stream,
             kind,
+            layer: 0,
             generation: self.generation,
             format,
             ssrc,

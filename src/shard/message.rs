@@ -7,7 +7,7 @@ use str0m::media::MediaKind;
 
 use super::placement::Slot;
 use crate::datagram::SocketId;
-use crate::id::{Generation, SessionId, StreamId};
+use crate::id::{Generation, SessionId, ShardId, StreamId};
 use crate::metrics::ShardFigures;
 pub use crate::session::{CloseReason, IceRestart};
 use crate::units::Instant;
@@ -100,6 +100,10 @@ pub enum PeerMessage {
     Datagram(Box<ForeignDatagram>),
     /// A viewer needs a keyframe of a stream whose publisher lives on the receiving shard.
     KeyframeRequest { stream: StreamId },
+    /// Shard `from` has its first viewer of a layer whose publisher lives on the receiving shard.
+    PastRequest { stream: StreamId, layer: u8, from: ShardId },
+    /// The answer: what the publisher has sent of it since its last keyframe.
+    Past { stream: StreamId, packets: Box<[Arc<MediaPacket>]> },
 }
 
 /// A datagram that the kernel delivered to another shard than its session's.

@@ -7,6 +7,7 @@
 mod demux;
 pub mod message;
 pub mod placement;
+mod start;
 mod timers;
 mod viewers;
 
@@ -22,7 +23,8 @@ use tracing::{debug, info, trace};
 use crate::datagram::{Received, SendBatch};
 use crate::forward::burst::Segmenting;
 use crate::forward::canonical::Refused;
-use crate::forward::fanout::{Fanout, Taken};
+use crate::forward::fanout::{Fanout, NotTaken};
+use crate::forward::gop::Gop;
 use crate::forward::keyframes::KeyframeRequests;
 use crate::id::{Generation, SessionId, ShardId, StreamId};
 use crate::limits;
@@ -34,6 +36,7 @@ use crate::wire::packet::MediaPacket;
 use demux::{Demux, Gate, Remote};
 use message::{Command, Event, ForeignDatagram, PeerMessage, Report, TrackReport};
 use placement::Slot;
+use start::Starts;
 use timers::{Armed, Timers};
 use viewers::{Resend, Viewer};
 
@@ -50,6 +53,7 @@ pub struct Shard {
     viewers: Slab<Viewer>,
     /// Granted, and waiting for their turn; at most [`limits::RESEND_QUEUE_PACKETS`].
     resends: VecDeque<Resend>,
+    starts: Starts,
     config: ShardConfig,
     timers: Timers,
     peers: VecDeque<(ShardId, PeerMessage)>,
@@ -91,6 +95,8 @@ struct Publishing {
     /// Viewers see it.
     active: bool,
     keyframes: KeyframeRequests,
+    /// Of each layer, for shards whose first viewer comes between two keyframes.
+    gops: [Gop<Arc<MediaPacket>>; limits::LAYERS_MAX],
     tracks: [Option<TrackReport>; 2],
 }
 
@@ -119,6 +125,7 @@ impl Shard {
             fanout: Fanout::new(id, config.segmenting),
             viewers: Slab::new(),
             resends: VecDeque::new(),
+            starts: Starts::default(),
             config,
             timers: Timers::new(),
             peers: VecDeque::new(),
@@ -151,6 +158,8 @@ impl Shard {
                 self.route_datagram(now, datagram, true, out);
             }
             PeerMessage::KeyframeRequest { stream } => self.request_keyframe_here(now, stream, out),
+            PeerMessage::PastRequest { stream, layer, from } => self.send_past(stream, layer, from),
+            PeerMessage::Past { stream, packets } => self.handle_past(now, stream, &packets),
         }
     }
 
@@ -192,14 +201,10 @@ impl Shard {
                 continue;
             }
             entry.session.handle_timeout(now);
-            if let Some(publishing) = &mut entry.publishing
-                && publishing.keyframes.poll(now)
-                && entry.session.request_keyframe()
-            {
-                self.counters.keyframe_requests_sent += 1;
-            }
+            self.poll_keyframes(now, key);
             self.drain(now, key, out);
         }
+        self.handle_overdue(now);
         if now >= self.next_report {
             self.next_report = now + limits::REPORT_INTERVAL;
             let report = self.report(now);
@@ -209,7 +214,7 @@ impl Shard {
 
     /// When to call [`Self::handle_timeout`].
     pub fn next_timeout(&self) -> Instant {
-        self.timers.next().min(self.next_report).min(self.held_until().unwrap_or(Instant::FAR_FUTURE))
+        self.timers.next().min(self.next_report).min(self.next_transmit())
     }
 
     /// The next message for another shard. What its queue does not take is given back to [`Self::peer_queue_full`].
@@ -321,6 +326,7 @@ impl Shard {
         let publishing = (session.role() == Role::Publisher).then(|| Publishing {
             active: false,
             keyframes: KeyframeRequests::new(),
+            gops: Default::default(),
             tracks: [None, None],
         });
         let key = self.sessions.insert(Entry {
@@ -437,9 +443,13 @@ impl Shard {
         }
         let entry = &mut self.sessions[key];
         if let Some(publishing) = &mut entry.publishing {
-            if packet.starts_keyframe && packet.kind == MediaKind::Video {
-                self.counters.keyframes_received += 1;
-                publishing.keyframes.handle_keyframe(now);
+            if packet.kind == MediaKind::Video {
+                if packet.starts_keyframe {
+                    self.counters.keyframes_received += 1;
+                    publishing.keyframes.handle_keyframe(now);
+                    entry.slot.stream.set_deaf(publishing.keyframes.is_deaf());
+                }
+                publishing.gops[usize::from(packet.layer)].insert(packet.clone());
             }
             if let Some(track) = &mut publishing.tracks[packet.kind as usize] {
                 track.packets += 1;
@@ -447,7 +457,7 @@ impl Shard {
                 track.last_packet = now;
             }
         }
-        let mut interest = entry.slot.stream.interest(packet.kind);
+        let mut interest = entry.slot.stream.interest(packet.kind, packet.layer);
         let mine = 1u64 << self.id.index();
         if interest & mine != 0 {
             self.forward_here(now, packet, out);
@@ -485,19 +495,20 @@ impl Shard {
 
     /// Queues a packet for this shard's viewers.
     fn forward_here(&mut self, now: Instant, packet: &Arc<MediaPacket>, out: &mut SendBatch) {
-        let reason = match self.fanout.handle(packet) {
-            Taken::Queued | Taken::Unwatched => return,
-            Taken::Full => DropReason::TrackQueueFull,
-            Taken::Refused(Refused::Stale) => DropReason::Stale,
-            Taken::Refused(Refused::Padding) => DropReason::Padding,
-            Taken::Refused(Refused::AwaitingKeyframe) => {
-                if self.fanout.ask_for_keyframe(now, packet.stream) {
-                    self.request_keyframe(now, packet.stream, out);
-                }
-                DropReason::AwaitingKeyframe
-            }
-        };
-        self.counters.drops.count(reason);
+        let mut keyframe_wanted = false;
+        let drops = &mut self.counters.drops;
+        self.fanout.handle(now, packet, |not| {
+            keyframe_wanted |= not == NotTaken::Refused(Refused::AwaitingKeyframe);
+            drops.count(match not {
+                NotTaken::Full => DropReason::TrackQueueFull,
+                NotTaken::Refused(Refused::Stale) => DropReason::Stale,
+                NotTaken::Refused(Refused::Padding) => DropReason::Padding,
+                NotTaken::Refused(Refused::AwaitingKeyframe) => DropReason::AwaitingKeyframe,
+            });
+        });
+        if keyframe_wanted && self.fanout.ask_for_keyframe(now, packet.stream) {
+            self.request_keyframe(now, packet.stream, out);
+        }
     }
 
     /// Somebody on this shard needs a keyframe.
@@ -531,10 +542,20 @@ impl Shard {
         let Some(entry) = self.sessions.get_mut(key) else { return };
         let Some(publishing) = &mut entry.publishing else { return };
         publishing.keyframes.handle_request(now);
+        self.poll_keyframes(now, key);
+        self.drain(now, key, out);
+    }
+
+    /// Sends a publisher the request that is due, and tells all shards whether it answers them.
+    fn poll_keyframes(&mut self, now: Instant, key: usize) {
+        let Some(entry) = self.sessions.get_mut(key) else { return };
+        let Some(publishing) = &mut entry.publishing else { return };
         if publishing.keyframes.poll(now) && entry.session.request_keyframe() {
             self.counters.keyframe_requests_sent += 1;
         }
-        self.drain(now, key, out);
+        if publishing.active {
+            entry.slot.stream.set_deaf(publishing.keyframes.is_deaf());
+        }
     }
 
     fn remove(&mut self, key: usize, reason: CloseReason) {
@@ -544,6 +565,7 @@ impl Shard {
         if let Some(viewer) = entry.viewer {
             self.fanout.leave(entry.slot.stream.id, viewer);
             self.resends.retain(|r| r.viewer != viewer);
+            self.starts.leave(viewer);
             self.viewers.remove(viewer);
         }
         self.by_id.remove(&id);

@@ -56,7 +56,13 @@ fn check_step(a: &Got, b: &Got, faults: &mut Vec<String>) {
     if switched && b.kind == MediaKind::Video && !(b.stamp.keyframe && b.stamp.first_of_frame) {
         fault("a new publisher does not start with a keyframe");
     }
-    if !switched && b.seq != a.seq && b.seq - a.seq != u64::from(b.stamp.packet.wrapping_sub(a.stamp.packet)) {
+    // A replay of the past ends early when a new keyframe comes: what was not replayed is left out, and closed up.
+    let spliced = !switched && b.stamp.keyframe && b.stamp.first_of_frame && b.stamp.packet > a.stamp.packet;
+    if !switched
+        && !spliced
+        && b.seq != a.seq
+        && b.seq - a.seq != u64::from(b.stamp.packet.wrapping_sub(a.stamp.packet))
+    {
         fault("sequence numbers and the publisher's packets part");
     }
     if switched && ahead == 0 {
@@ -66,7 +72,7 @@ fn check_step(a: &Got, b: &Got, faults: &mut Vec<String>) {
     let new_frame = switched || a.stamp.frame != b.stamp.frame;
     let pictures = if switched { 1 } else { b.stamp.frame.wrapping_sub(a.stamp.frame) };
     // Across a switch with a loss before it nobody can say how many pictures there were.
-    if switched && b.seq != a.seq + 1 {
+    if spliced || switched && b.seq != a.seq + 1 {
         return;
     }
     let expected = if new_frame { (u32::from(id_a) + pictures) as u16 & 0x7fff } else { id_a };

@@ -15,6 +15,8 @@ use crate::units::Instant;
 pub struct MediaPacket {
     pub stream: StreamId,
     pub kind: MediaKind,
+    /// Index of the simulcast layer among the publisher's; 0 without simulcast.
+    pub layer: u8,
     pub generation: Generation,
     pub format: Format,
     /// The publisher's SSRC. With `generation` it names one numbering of `seq` and `timestamp`.
@@ -36,6 +38,12 @@ pub struct MediaPacket {
     pub captured: Instant,
     /// RTP payload without header and padding.
     pub payload: Arc<[u8]>,
+}
+
+impl AsRef<MediaPacket> for MediaPacket {
+    fn as_ref(&self) -> &MediaPacket {
+        self
+    }
 }
 
 /// Header extensions that are said from end to end; each hop's own (mid, rid, transport-cc, send times) are not here.
@@ -71,6 +79,36 @@ pub struct CanonicalPacket {
     pub vp8: Option<Vp8Rewrite>,
 }
 
+impl AsRef<MediaPacket> for CanonicalPacket {
+    fn as_ref(&self) -> &MediaPacket {
+        &self.packet
+    }
+}
+
+/// What of a track a viewer sees: one of its simulcast layers, with all that is in it or only up to some scalability layer.
+/// Packets of one rendition are numbered without gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rendition {
+    /// Index of the simulcast layer.
+    pub layer: u8,
+    /// Highest spatial and temporal ids; 255: all.
+    pub spatial_max: u8,
+    pub temporal_max: u8,
+}
+
+impl Rendition {
+    /// Whether the packet is in it.
+    pub fn takes(&self, packet: &MediaPacket) -> bool {
+        packet.layer == self.layer
+    }
+}
+
+impl Default for Rendition {
+    fn default() -> Self {
+        Rendition { layer: 0, spatial_max: u8::MAX, temporal_max: u8::MAX }
+    }
+}
+
 /// Packets that leave as one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -83,5 +121,31 @@ impl Run {
     /// Payload and padding of the packet at `index`, which has `bytes` of payload.
     pub fn padded_bytes(&self, index: usize, bytes: usize) -> usize {
         if index + 1 == self.packets.end { bytes } else { self.payload_bytes }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A packet of VP8 video that came at the beginning of time.
+    pub(crate) fn video(seq: u64, timestamp: u32, starts_keyframe: bool, bytes: usize) -> MediaPacket {
+        MediaPacket {
+            stream: StreamId(1),
+            kind: MediaKind::Video,
+            layer: 0,
+            generation: Generation(1),
+            format: Format::VP8,
+            ssrc: 1,
+            seq,
+            timestamp,
+            marker: false,
+            starts_keyframe,
+            vp8: None,
+            extensions: EndToEnd::default(),
+            arrival: Instant::ZERO,
+            captured: Instant::ZERO,
+            payload: Arc::from(vec![0; bytes]),
+        }
     }
 }
