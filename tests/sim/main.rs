@@ -1,5 +1,7 @@
 //! The whole SFU under virtual time, with str0m clients and a seed.
 
+mod start;
+
 use std::time::Duration;
 
 use manycast::sim::client::Source;
