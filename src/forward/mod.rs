@@ -6,5 +6,6 @@ pub mod fanout;
 pub mod gop;
 pub mod keyframes;
 pub mod pacer;
+pub mod select;
 pub mod store;
 pub mod table;

@@ -43,6 +43,13 @@ impl Meter {
         self.slot = self.slot.max(slot);
     }
 
+    /// In the second that has passed, or as far as there was one, bit/s.
+    pub fn bitrate(&mut self, now: Instant) -> u64 {
+        self.advance(now);
+        let bits = self.slots.iter().sum::<u64>() * 8;
+        bits * SLOTS as u64 / self.filled.max(1) as u64
+    }
+
     /// `None` before a second has passed.
     pub fn bytes_per_second(&mut self, now: Instant) -> Option<u64> {
         self.advance(now);

@@ -1,9 +1,10 @@
 //! The forwarding table: per stream, which shards have viewers, and whose media they see. Atomics only.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use str0m::media::MediaKind;
 
+use super::select::{Layer, Layers};
 use crate::id::{Generation, ShardId, StreamId};
 use crate::limits;
 
@@ -23,6 +24,17 @@ pub struct Stream {
     publisher_shard: AtomicU16,
     /// The active publisher does not answer requests for a keyframe.
     deaf: AtomicBool,
+    /// Of the active publisher's video.
+    layers: [SharedLayer; limits::LAYERS_MAX],
+}
+
+/// A [`Layer`] in atomics. Each is right by itself; a reader may see one of them newer than another.
+#[derive(Debug, Default)]
+struct SharedLayer {
+    active: AtomicBool,
+    bitrate: AtomicU64,
+    /// Width in the upper half, height in the lower.
+    size: AtomicU32,
 }
 
 impl Stream {
@@ -34,6 +46,7 @@ impl Stream {
             active: AtomicU64::new(0),
             publisher_shard: AtomicU16::new(0),
             deaf: AtomicBool::new(false),
+            layers: Default::default(),
         }
     }
 
@@ -68,6 +81,9 @@ impl Stream {
         // A request that reads the old shard for a moment is lost there; the viewer's shard asks again.
         self.publisher_shard.store(shard.0, Ordering::Release);
         self.deaf.store(false, Ordering::Release);
+        for layer in 0..self.layers.len() {
+            self.set_layer(layer as u8, Layer::default());
+        }
         true
     }
 
@@ -83,6 +99,26 @@ impl Stream {
     /// OBS and ffmpeg do not answer requests for a keyframe: no use waiting for one.
     pub fn is_deaf(&self) -> bool {
         self.deaf.load(Ordering::Acquire)
+    }
+
+    /// To be called by the active publisher's shard only.
+    ///
+    /// # Panics
+    /// When `layer` is not below [`limits::LAYERS_MAX`].
+    pub fn set_layer(&self, layer: u8, figures: Layer) {
+        let shared = &self.layers[usize::from(layer)];
+        shared.bitrate.store(figures.bitrate, Ordering::Relaxed);
+        shared.size.store(u32::from(figures.width) << 16 | u32::from(figures.height), Ordering::Relaxed);
+        shared.active.store(figures.active, Ordering::Release);
+    }
+
+    pub fn layers(&self) -> Layers {
+        self.layers.each_ref().map(|shared| {
+            let active = shared.active.load(Ordering::Acquire);
+            let size = shared.size.load(Ordering::Relaxed);
+            let bitrate = shared.bitrate.load(Ordering::Relaxed);
+            Layer { active, bitrate, width: (size >> 16) as u16, height: size as u16 }
+        })
     }
 
     pub fn publisher_shard(&self) -> ShardId {

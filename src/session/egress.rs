@@ -17,7 +17,7 @@ use crate::srtp::keys::MasterKeys;
 use crate::srtp::seal::RtpSealer;
 use crate::units::Instant;
 use crate::wire::codec::Format;
-use crate::wire::packet::{CanonicalPacket, EndToEnd, Rendition, Run};
+use crate::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition, Run};
 use crate::wire::rtp::{self, ExtensionForms, OSN_BYTES, RtpHeader};
 
 /// Header, extensions (mid of 16 bytes, capture time, level, orientation, their heads) and padding to a word.
@@ -62,6 +62,8 @@ struct TrackTx {
     send_mid: bool,
     /// The newest packet sent as it came: its timestamp, and when it was captured.
     newest: Option<(u32, Instant)>,
+    /// Of the highest number sent.
+    newest_timestamp: u32,
     /// For sender reports.
     packets: u32,
     octets: u64,
@@ -238,6 +240,7 @@ impl Egress {
                 mid,
                 send_mid: true,
                 newest: None,
+                newest_timestamp: 0,
                 packets: 0,
                 octets: 0,
             });
@@ -323,9 +326,20 @@ impl Egress {
         self.tracks[MediaKind::Video as usize].as_ref().is_some_and(|t| t.phase == Phase::Replaying)
     }
 
-    /// What of the video is to be shown.
+    /// What of the video is to be shown from its next keyframe on.
     pub fn target(&self) -> Rendition {
         self.tracks[MediaKind::Video as usize].as_ref().map(|t| t.target).unwrap_or_default()
+    }
+
+    pub fn set_target(&mut self, target: Rendition) {
+        if let Some(track) = &mut self.tracks[MediaKind::Video as usize] {
+            track.target = target;
+        }
+    }
+
+    /// What of the video is shown now.
+    pub fn shown(&self) -> Option<Rendition> {
+        self.tracks[MediaKind::Video as usize].as_ref()?.splice.map(|s| s.rendition)
     }
 
     fn write_from(
@@ -386,6 +400,7 @@ impl Egress {
             payload_bytes += payload.len() as u32;
             if seq >= track.next_seq {
                 track.next_seq = seq + 1;
+                track.newest_timestamp = header.timestamp;
                 if !replaying {
                     track.newest = Some((header.timestamp, canonical.packet.captured));
                 }
@@ -557,10 +572,28 @@ impl TrackTx {
 
     /// `first` gets the next number.
     fn splice_at(&mut self, rendition: Rendition, first: &CanonicalPacket, squeeze: Squeeze, feedback: &mut Feedback) {
-        let timestamp_offset = self.splice.filter(|s| s.rendition == rendition).map_or(0, |s| s.timestamp_offset);
+        let timestamp_offset = match self.splice {
+            None => 0,
+            Some(before) if before.rendition == rendition => before.timestamp_offset,
+            Some(_) => self.next_timestamp(&first.packet).wrapping_sub(first.timestamp),
+        };
         let splice = Splice { rendition, from: first.seq, first_seq: self.next_seq, timestamp_offset, squeeze };
         if let Some(past) = self.splice.replace(splice) {
             feedback.past.remember(first.packet.kind, past);
+        }
+    }
+
+    /// For a packet of another rendition: what lies between the two captures, but forward at least.
+    fn next_timestamp(&self, first: &MediaPacket) -> u32 {
+        const STEP_MIN: u32 = 90;
+        let shown = self.newest.map(|(timestamp, captured)| {
+            let elapsed = first.captured.since(captured).as_nanos() * 90_000 / 1_000_000_000;
+            timestamp.wrapping_add(elapsed as u32)
+        });
+        let least = self.newest_timestamp.wrapping_add(STEP_MIN);
+        match shown {
+            Some(shown) if shown.wrapping_sub(least) < u32::MAX / 2 => shown,
+            _ => least,
         }
     }
 
