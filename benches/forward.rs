@@ -184,6 +184,7 @@ impl Burst {
             timestamp: (self.seq * 300) as u32,
             marker: false,
             starts_keyframe: self.seq == 1,
+            size: None,
             vp8: Vp8Header::parse(&payload),
             extensions: EndToEnd::default(),
             arrival: Instant::ZERO,

@@ -184,6 +184,7 @@ mod tests {
             timestamp,
             marker: false,
             starts_keyframe: key,
+            size: None,
             vp8: Vp8Header::parse(&payload),
             extensions: EndToEnd::default(),
             arrival: Instant::from_nanos(at_ms * 1_000_000),

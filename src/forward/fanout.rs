@@ -57,10 +57,10 @@ struct LocalStream<K> {
     stream: Arc<Stream>,
     /// Audio, and each rendition of the video that somebody here has watched. They keep their places.
     tracks: Vec<Track<K>>,
-    /// When this shard last asked for a keyframe on behalf of viewers that wait.
-    asked: Option<Instant>,
+    /// When this shard last asked for a keyframe of each layer on behalf of viewers that wait.
+    asked: [Option<Instant>; limits::LAYERS_MAX],
     /// When this shard last passed a viewer's own request on.
-    passed_on: Option<Instant>,
+    passed_on: [Option<Instant>; limits::LAYERS_MAX],
 }
 
 #[derive(Debug)]
@@ -253,8 +253,8 @@ impl<K: Copy + PartialEq> Fanout<K> {
         let local = self.streams.entry(stream.id).or_insert_with(|| LocalStream {
             stream: stream.clone(),
             tracks: Vec::new(),
-            asked: None,
-            passed_on: None,
+            asked: Default::default(),
+            passed_on: Default::default(),
         });
         let at = local.tracks.iter().position(|t| (t.kind, t.rendition) == (kind, rendition)).unwrap_or_else(|| {
             local.tracks.push(Track::new(kind, rendition));
@@ -429,6 +429,21 @@ impl<K: Copy + PartialEq> Fanout<K> {
         track.store.get(seq).or_else(|| track.gop.packets().iter().rev().find(|p| p.seq == seq))
     }
 
+    /// Streams with a choice of layers, or viewers of another one than the first.
+    pub fn layered(&self) -> impl Iterator<Item = &Arc<Stream>> {
+        let layered = |l: &&LocalStream<K>| {
+            l.tracks.iter().any(|t| t.watched() && t.rendition.layer > 0)
+                || l.stream.layers().iter().filter(|l| l.active).count() > 1
+        };
+        self.streams.values().filter(layered).map(|l| &l.stream)
+    }
+
+    /// Who watches the stream's video, in whichever rendition.
+    pub fn viewers_of_video(&self, stream: StreamId) -> impl Iterator<Item = K> {
+        let tracks = self.streams.get(&stream).into_iter().flat_map(|l| &l.tracks);
+        tracks.filter(|t| t.kind == MediaKind::Video).flat_map(|t| t.viewers.iter().flatten().copied())
+    }
+
     /// The video's past from its last keyframe on, and the highest number in it.
     pub fn gop(&self, stream: StreamId, rendition: Rendition) -> Option<(&Gop<CanonicalPacket>, u64)> {
         let track = self.streams.get(&stream)?.track(MediaKind::Video, rendition)?;
@@ -449,34 +464,34 @@ impl<K: Copy + PartialEq> Fanout<K> {
     }
 
     /// A viewer needs a keyframe: returns whether to ask now, or whether it was asked for a moment ago.
-    pub fn ask_for_keyframe(&mut self, now: Instant, stream: StreamId) -> bool {
+    pub fn ask_for_keyframe(&mut self, now: Instant, stream: StreamId, layer: u8) -> bool {
         let Some(local) = self.streams.get_mut(&stream) else { return false };
-        if local.asked.is_some_and(|at| now.since(at) < ASK_AGAIN) {
-            return false;
-        }
-        local.asked = Some(now);
-        true
+        due_again(now, &mut local.asked[usize::from(layer)], ASK_AGAIN)
     }
 
     /// A viewer asks for a keyframe of a publisher on another shard: returns whether to pass it on, or whether one was
     /// passed on a moment ago.
-    pub fn pass_on_keyframe_request(&mut self, now: Instant, stream: StreamId) -> bool {
+    pub fn pass_on_keyframe_request(&mut self, now: Instant, stream: StreamId, layer: u8) -> bool {
         let Some(local) = self.streams.get_mut(&stream) else { return false };
-        if local.passed_on.is_some_and(|at| now.since(at) < PASS_ON_AGAIN) {
-            return false;
-        }
-        local.passed_on = Some(now);
-        true
+        due_again(now, &mut local.passed_on[usize::from(layer)], PASS_ON_AGAIN)
     }
 
-    /// A joining viewer's request is never held back: the throttle belongs to the publisher's shard.
-    pub fn joined(&mut self, now: Instant, stream: StreamId) {
+    /// The request of a viewer that joins is never held back: the throttle belongs to the publisher's shard.
+    pub fn joined(&mut self, now: Instant, stream: StreamId, layer: u8) {
         if let Some(local) = self.streams.get_mut(&stream) {
-            local.asked = Some(now);
+            local.asked[usize::from(layer)] = Some(now);
         }
     }
 
     pub fn stream(&self, stream: StreamId) -> Option<&Arc<Stream>> {
         self.streams.get(&stream).map(|l| &l.stream)
     }
+}
+
+fn due_again(now: Instant, last: &mut Option<Instant>, interval: Duration) -> bool {
+    let due = last.is_none_or(|at| now.since(at) >= interval);
+    if due {
+        *last = Some(now);
+    }
+    due
 }

@@ -178,6 +178,8 @@ pub struct Counters {
     pub keyframes_received: u64,
     /// Viewers that were started from the past.
     pub replays_started: u64,
+    /// Of viewers, from one layer to another.
+    pub layer_switches: u64,
     pub sessions_started: u64,
     pub sessions_ended: u64,
     pub drops: Drops,

@@ -66,7 +66,7 @@ pub fn render(gauges: &Gauges, shards: &[ShardFigures]) -> String {
 
 type Value = fn(&Counters) -> u64;
 
-const COUNTERS: [(&str, &str, Value); 22] = [
+const COUNTERS: [(&str, &str, Value); 23] = [
     ("manycast_datagram_received_total", "Datagrams received.", |c| c.datagrams_received),
     ("manycast_datagram_received_bytes_total", "Bytes received in datagrams.", |c| c.bytes_received),
     ("manycast_datagram_consumed_total", "STUN, DTLS and RTCP given to sessions.", |c| c.datagrams_consumed),
@@ -97,6 +97,7 @@ const COUNTERS: [(&str, &str, Value); 22] = [
     ("manycast_replay_started_total", "Viewers that were started from what came since the last keyframe.", |c| {
         c.replays_started
     }),
+    ("manycast_layer_switched_total", "Viewers' switches from one simulcast layer to another.", |c| c.layer_switches),
 ];
 
 struct Text(String);

@@ -56,6 +56,8 @@ struct TrackTx {
     next_seq: u64,
     /// What is to be shown from its next keyframe on.
     target: Rendition,
+    /// What was shown before, until the shard has taken note.
+    switched_from: Option<Rendition>,
     extensions: ExtensionIds,
     mid: Mid,
     /// Until the viewer's first report names our SSRC, it may not know which m-line it belongs to.
@@ -236,6 +238,7 @@ impl Egress {
                 // first wrap (RFC 3711 §3.3.1).
                 next_seq: u64::from(rng.random::<u16>() & 0x7fff),
                 target: Rendition::default(),
+                switched_from: None,
                 extensions: track.extensions,
                 mid,
                 send_mid: true,
@@ -335,6 +338,12 @@ impl Egress {
         if let Some(track) = &mut self.tracks[MediaKind::Video as usize] {
             track.target = target;
         }
+    }
+
+    /// What was shown before the switch, once after each.
+    #[inline]
+    pub fn take_switched(&mut self) -> Option<Rendition> {
+        self.tracks[MediaKind::Video as usize].as_mut()?.switched_from.take()
     }
 
     /// What of the video is shown now.
@@ -579,6 +588,9 @@ impl TrackTx {
         };
         let splice = Splice { rendition, from: first.seq, first_seq: self.next_seq, timestamp_offset, squeeze };
         if let Some(past) = self.splice.replace(splice) {
+            if past.rendition != rendition {
+                self.switched_from = Some(past.rendition);
+            }
             feedback.past.remember(first.packet.kind, past);
         }
     }

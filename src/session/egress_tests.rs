@@ -119,6 +119,7 @@ impl Scene {
             timestamp: 0,
             marker: false,
             starts_keyframe: true,
+            size: None,
             vp8: None,
             extensions: EndToEnd::default(),
             arrival: self.now,

@@ -235,7 +235,9 @@ impl Session {
             && self.state == State::Live
             && publisher.pli_due(now)
         {
-            self.request_keyframe();
+            for layer in 0..limits::LAYERS_MAX {
+                self.request_keyframe(layer as u8);
+            }
         }
     }
 
@@ -256,8 +258,8 @@ impl Session {
         self.peer.take_suppressed()
     }
 
-    /// Asks this publisher's encoder for a keyframe. False when it sends no video or is not connected.
-    pub fn request_keyframe(&mut self) -> bool {
+    /// Asks this publisher's encoder for a keyframe of a layer. False when it does not send that, or is not connected.
+    pub fn request_keyframe(&mut self, layer: u8) -> bool {
         let Plane::Publisher(publisher) = &self.plane else {
             return false;
         };
@@ -265,7 +267,7 @@ impl Session {
             return false;
         }
         self.touched = true;
-        self.peer.with_rtc(|rtc| Ok(publisher.request_keyframe(rtc))).unwrap_or_else(|e| {
+        self.peer.with_rtc(|rtc| Ok(publisher.request_keyframe(rtc, layer))).unwrap_or_else(|e| {
             self.fail(e);
             false
         })

@@ -113,7 +113,7 @@ pub fn publish(
     extensions.set(3, Extension::TransportSequenceNumber);
     let built = build(now, config, offer, "sendonly", usable, extensions, true, rng)?;
     let formats = built.media.into_iter().flat_map(|(_, _, formats)| formats).collect();
-    let publisher = Publisher::new(request.stream, request.generation, formats, request.pli_interval);
+    let publisher = Publisher::new(request.stream, request.generation, formats, Vec::new(), request.pli_interval);
     let session = Session::publisher(now, request.session, request.stream, built.peer, publisher);
     Ok(Negotiated {
         session: Box::new(session.with(offer, built.observed)),

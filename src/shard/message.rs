@@ -7,6 +7,7 @@ use str0m::media::MediaKind;
 
 use super::placement::Slot;
 use crate::datagram::SocketId;
+pub use crate::forward::select::Wish;
 use crate::id::{Generation, SessionId, ShardId, StreamId};
 use crate::metrics::ShardFigures;
 pub use crate::session::{CloseReason, IceRestart};
@@ -31,6 +32,8 @@ pub enum Command {
     AddCandidates { session: SessionId, candidates: Vec<String> },
     /// To the owner. Answered by [`Event::IceRestarted`].
     RestartIce { session: SessionId, request: RequestId, ufrag: String, pwd: String, candidates: Vec<String> },
+    /// To the owner: what a viewer wants to see.
+    SelectLayer { session: SessionId, wish: Wish },
     /// Close every session, then say [`Event::Stopped`].
     Stop,
 }
@@ -98,8 +101,8 @@ pub enum PeerMessage {
     Media(Arc<MediaPacket>),
     /// A datagram of a session that the receiving shard owns.
     Datagram(Box<ForeignDatagram>),
-    /// A viewer needs a keyframe of a stream whose publisher lives on the receiving shard.
-    KeyframeRequest { stream: StreamId },
+    /// A viewer needs a keyframe of a layer whose publisher lives on the receiving shard.
+    KeyframeRequest { stream: StreamId, layer: u8 },
     /// Shard `from` has its first viewer of a layer whose publisher lives on the receiving shard.
     PastRequest { stream: StreamId, layer: u8, from: ShardId },
     /// The answer: what the publisher has sent of it since its last keyframe.

@@ -18,7 +18,7 @@ use crate::datagram::SendBatch;
 use crate::forward::fanout::Joined;
 use crate::forward::keyframes::ANSWER_WAIT;
 use crate::forward::table::Stream;
-use crate::id::{Generation, ShardId, StreamId};
+use crate::id::{Generation, StreamId};
 use crate::metrics::DropReason;
 use crate::session::egress::Written;
 use crate::units::Instant;
@@ -106,15 +106,15 @@ impl Shard {
     /// A viewer of video has joined.
     pub(super) fn start_video(&mut self, now: Instant, viewer: usize, stream: &Arc<Stream>, out: &mut SendBatch) {
         self.counters.keyframe_requests_received += 1;
-        let rendition = self.viewers[viewer].egress.target();
+        let rendition = self.first_rendition(viewer, stream);
         if self.fanout.join(stream, MediaKind::Video, rendition, viewer) == Joined::First {
             self.request_past(stream, rendition.layer);
         }
         if self.try_replay(now, viewer, stream.id, false) {
             return;
         }
-        self.fanout.joined(now, stream.id);
-        self.request_keyframe(now, stream.id, out);
+        self.fanout.joined(now, stream.id, rendition.layer);
+        self.request_keyframe(now, stream.id, rendition.layer, out);
         self.starts.waiting.push_back((now + ANSWER_WAIT, viewer));
     }
 
@@ -181,7 +181,7 @@ impl Shard {
             let whole = !replay.keyframe_only && gop.is_whole();
             egress.end_replay(whole.then_some(newest + 1));
             if !whole {
-                note(&mut found.keyframe_wanted, replay.stream);
+                note(&mut found.keyframe_wanted, (replay.stream, replay.rendition.layer));
             }
             return true;
         }
@@ -213,18 +213,11 @@ impl Shard {
     }
 
     /// This shard has its first viewer of a layer: its past is with the publisher's.
-    fn request_past(&mut self, stream: &Stream, layer: u8) {
+    pub(super) fn request_past(&mut self, stream: &Stream, layer: u8) {
         if stream.active() != Generation::default() {
             let message = PeerMessage::PastRequest { stream: stream.id, layer, from: self.id };
             self.peers.push_back((stream.publisher_shard(), message));
         }
-    }
-
-    pub(super) fn send_past(&mut self, stream: StreamId, layer: u8, to: ShardId) {
-        let Some(&key) = self.publishers.get(&stream) else { return };
-        let Some(publishing) = self.sessions.get(key).and_then(|e| e.publishing.as_ref()) else { return };
-        let packets = publishing.gops[usize::from(layer)].packets().into();
-        self.peers.push_back((to, PeerMessage::Past { stream, packets }));
     }
 
     /// Viewers that wait may have been waiting for this.

@@ -4,6 +4,7 @@ use str0m::media::MediaKind;
 use tracing::info;
 
 use super::Shard;
+use super::layers::Selection;
 use super::message::Event;
 use crate::datagram::SendBatch;
 use crate::id::StreamId;
@@ -22,6 +23,7 @@ pub(super) struct Viewer {
     pub session: usize,
     /// Datagrams that a full socket did not take.
     unsent: u64,
+    pub selection: Selection,
 }
 
 /// A packet that a viewer has NACKed, with its number on the RTX stream.
@@ -49,7 +51,8 @@ impl Shard {
         let Some(egress) = egress else { return };
         let stream = entry.slot.stream.clone();
         info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "viewer joined");
-        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key, unsent: 0 });
+        let viewer =
+            self.viewers.insert(Viewer { egress: *egress, session: key, unsent: 0, selection: Selection::default() });
         entry.viewer = Some(viewer);
         let egress = &mut self.viewers[viewer].egress;
         egress.set_owner(viewer as u32);
@@ -107,10 +110,13 @@ impl Shard {
         for key in found.unsuitable {
             self.close(now, key, CloseReason::CodecChanged, out);
         }
-        for stream in found.keyframe_wanted {
-            if self.fanout.ask_for_keyframe(now, stream) {
-                self.request_keyframe(now, stream, out);
+        for (stream, layer) in found.keyframe_wanted {
+            if self.fanout.ask_for_keyframe(now, stream, layer) {
+                self.request_keyframe(now, stream, layer, out);
             }
+        }
+        for (viewer, before) in found.switched {
+            self.handle_switched(viewer, before);
         }
         more
     }
@@ -132,11 +138,14 @@ impl Shard {
                     _ => self.copied.push((first.arrival, u64::from(packets))),
                 }
                 viewer.egress.report_if_due(now, self.config.unix_at_start, out);
+                if let Some(before) = viewer.egress.take_switched() {
+                    found.switched.push((quantum.viewer, before));
+                }
                 return true;
             }
             Written::NotWanted => return true,
             Written::AwaitingKeyframe => {
-                note(&mut found.keyframe_wanted, first.stream);
+                note(&mut found.keyframe_wanted, (first.stream, quantum.rendition.layer));
                 DropReason::AwaitingKeyframe
             }
             Written::BeforeStart => DropReason::BeforeStart,
@@ -211,7 +220,9 @@ impl Shard {
             }
         }
         if keyframe {
-            self.request_keyframe_for_viewer(now, stream, out);
+            let egress = &self.viewers[viewer].egress;
+            let layer = egress.shown().unwrap_or(egress.target()).layer;
+            self.request_keyframe_for_viewer(now, stream, layer, out);
         }
     }
 
@@ -234,7 +245,9 @@ pub(super) struct Found {
     /// Sessions that have no payload type for what is published.
     pub unsuitable: Vec<usize>,
     /// Streams with viewers that wait for a keyframe.
-    pub keyframe_wanted: Vec<StreamId>,
+    pub keyframe_wanted: Vec<(StreamId, u8)>,
+    /// Viewers that show another rendition now, and the one before.
+    pub switched: Vec<(usize, Rendition)>,
 }
 
 pub(super) fn note<T: PartialEq>(list: &mut Vec<T>, item: T) {

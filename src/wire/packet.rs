@@ -28,6 +28,8 @@ pub struct MediaPacket {
     pub marker: bool,
     /// The first packet of a frame that a decoder can start on.
     pub starts_keyframe: bool,
+    /// Width and height in pixels, where a keyframe tells.
+    pub size: Option<(u16, u16)>,
     pub vp8: Option<Vp8Header>,
     /// Header extensions that pass from publisher to viewer.
     pub extensions: EndToEnd,
@@ -141,6 +143,7 @@ pub(crate) mod testing {
             timestamp,
             marker: false,
             starts_keyframe,
+            size: None,
             vp8: None,
             extensions: EndToEnd::default(),
             arrival: Instant::ZERO,

@@ -42,6 +42,7 @@ fn packet_of(stream: StreamId, arrival: Instant, kind: MediaKind, seq: u64) -> P
         timestamp: seq as u32 * 3000,
         marker: false,
         starts_keyframe: kind == MediaKind::Audio || seq == 1,
+        size: None,
         vp8: None,
         extensions: EndToEnd::default(),
         arrival,
@@ -230,7 +231,7 @@ const ELSEWHERE: ShardId = ShardId(1);
 fn passed_on(room: &mut Room) -> Vec<StreamId> {
     std::iter::from_fn(|| room.shard.poll_peer())
         .map(|(to, message)| match message {
-            PeerMessage::KeyframeRequest { stream } if to == ELSEWHERE => stream,
+            PeerMessage::KeyframeRequest { stream, layer: 0 } if to == ELSEWHERE => stream,
             other => panic!("{other:?} for {to}"),
         })
         .collect()
