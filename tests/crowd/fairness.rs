@@ -75,7 +75,7 @@ fn flush(room: &mut Room) -> (Vec<Sent>, bool) {
 }
 
 /// Brings the viewers everything that waits for them, or what `passes`.
-fn deliver(room: &mut Room, mut passes: impl FnMut() -> bool) {
+pub fn deliver(room: &mut Room, mut passes: impl FnMut() -> bool) {
     loop {
         let more = room.shard.poll_transmit(room.now, &mut room.out);
         for message in room.out.iter() {
@@ -93,7 +93,7 @@ fn deliver(room: &mut Room, mut passes: impl FnMut() -> bool) {
     }
 }
 
-fn room(viewers: usize, config: ShardConfig) -> Room {
+pub fn room(viewers: usize, config: ShardConfig) -> Room {
     let mut room = Room::with(|| 0, config);
     (0..viewers).for_each(|_| {
         room.watch();
