@@ -9,8 +9,7 @@ use str0m::media::{Direction, MediaKind};
 
 use super::candidate::{self, CANDIDATES_MAX};
 use super::lines::{self, Section};
-use super::write::{self, Header, Parts, Source};
-use super::{Offer, OfferedFormat, OfferedMedia};
+use super::{Offer, OfferedFormat, OfferedMedia, Source};
 use crate::wire::codec::{Codec, Format, parameter};
 
 /// Header extension ids that str0m can hold.
@@ -106,31 +105,23 @@ pub(super) fn parse(text: &str) -> Result<Offer, OfferError> {
         return Err(Unusable::Crypto.into());
     }
 
-    let header = header(session, media)?;
+    let mut offer = bundle(session, media)?;
     let mut claimed = Claimed::default();
-    let mut parts = Vec::with_capacity(media.len());
     for section in media {
         let part = part(session, section, &mut claimed)?;
-        if parts.iter().any(|p: &Parts| p.media.kind == part.media.kind) {
-            return Err(Unusable::TooManyMedia(name(part.media.kind)).into());
+        if offer.media.iter().any(|m| m.kind == part.kind) {
+            return Err(Unusable::TooManyMedia(name(part.kind)).into());
         }
-        if parts.iter().any(|p: &Parts| p.media.mid == part.media.mid) {
+        if offer.media.iter().any(|m| m.mid == part.mid) {
             return Err(Unusable::Mid.into());
         }
-        parts.push(part);
+        offer.media.push(part);
     }
-
-    Ok(Offer {
-        sdp: write::offer(&header, &parts),
-        media: parts.into_iter().map(|p| p.media).collect(),
-        ice_ufrag: header.ufrag,
-        ice_pwd: header.pwd,
-        fingerprint: header.fingerprint,
-    })
+    Ok(offer)
 }
 
-/// What all m-lines of one BUNDLE have in common.
-fn header(session: &Section, media: &[Section]) -> Result<Header, Unusable> {
+/// What all m-lines of one BUNDLE have in common; the m-lines are still to come.
+fn bundle(session: &Section, media: &[Section]) -> Result<Offer, Unusable> {
     if session.has("ice-lite") {
         return Err(Unusable::IceLite);
     }
@@ -148,9 +139,7 @@ fn header(session: &Section, media: &[Section]) -> Result<Header, Unusable> {
         return Err(Unusable::IceCredentials);
     }
     let setup = common(session, media, |s| s.first("setup"))?.unwrap_or("actpass");
-    if !matches!(setup, "actpass" | "active" | "passive") {
-        return Err(Unusable::Setup);
-    }
+    let setup = ["actpass", "active", "passive"].into_iter().find(|s| *s == setup).ok_or(Unusable::Setup)?;
 
     let all = || std::iter::once(session).chain(media);
     let mut candidates: Vec<String> = Vec::new();
@@ -160,11 +149,12 @@ fn header(session: &Section, media: &[Section]) -> Result<Header, Unusable> {
             candidates.push(candidate.text);
         }
     }
-    Ok(Header {
-        ufrag: ufrag.to_owned(),
-        pwd: pwd.to_owned(),
+    Ok(Offer {
+        media: Vec::with_capacity(media.len()),
+        ice_ufrag: ufrag.to_owned(),
+        ice_pwd: pwd.to_owned(),
         fingerprint: fingerprint(session, media)?,
-        setup: setup.to_owned(),
+        setup,
         candidates,
         mixed_extensions: all().any(|s| s.has("extmap-allow-mixed")),
     })
@@ -233,7 +223,7 @@ impl Claimed {
 }
 
 /// One m-line.
-fn part(session: &Section, section: &Section, claimed: &mut Claimed) -> Result<Parts, OfferError> {
+fn part(session: &Section, section: &Section, claimed: &mut Claimed) -> Result<OfferedMedia, OfferError> {
     let malformed = OfferError::Syntax { line: 0, what: "a malformed m-line" };
     let mut words = section.media.unwrap_or_default().split_ascii_whitespace();
     let (Some(kind), Some(port), Some(transport)) = (words.next(), words.next(), words.next()) else {
@@ -261,11 +251,14 @@ fn part(session: &Section, section: &Section, claimed: &mut Claimed) -> Result<P
     }
     let direction = direction(section).or_else(|| direction(session)).unwrap_or(Direction::SendRecv);
     let formats = formats(section, kind, &payload_types, claimed)?;
-    Ok(Parts {
+    Ok(OfferedMedia {
+        kind,
+        mid: mid.to_owned(),
+        direction,
+        formats,
         extensions: extensions(section, claimed),
         source: matches!(direction, Direction::SendOnly | Direction::SendRecv).then(|| source(section)).flatten(),
         reduced_size_rtcp: section.has("rtcp-rsize"),
-        media: OfferedMedia { kind, mid: mid.to_owned(), direction, formats },
     })
 }
 
