@@ -87,7 +87,10 @@ impl Server {
             crypto: dtls::crypto_provider(),
             certificate: Certificate::generate().expect("the operating system has randomness"),
         };
-        Server { config, rng: StdRng::seed_from_u64(1), now: Instant::ZERO }
+        let server = Server { config, rng: StdRng::seed_from_u64(1), now: Instant::ZERO };
+        // The process's one DTLS configuration is made with its first session.
+        drop(server.client());
+        server
     }
 
     fn count(&mut self, what: &str) {

@@ -6,6 +6,7 @@
 
 mod answer;
 mod candidate;
+mod formats;
 mod fragment;
 mod lines;
 mod offer;
@@ -106,11 +107,11 @@ impl OfferedFormat {
     /// Whether str0m cannot tell it from the other one.
     fn is_twin(&self, other: &OfferedFormat) -> bool {
         let (a, b) = (self.format, other.format);
-        let same = match a.codec {
-            Codec::H264 => self.h264_profile_and_level() == other.h264_profile_and_level(),
-            _ => a.profile == b.profile,
-        };
-        same && (a.codec, a.packetization_mode) == (b.codec, b.packetization_mode)
+        (a.codec, a.packetization_mode) == (b.codec, b.packetization_mode)
+            && match a.codec {
+                Codec::H264 => self.h264_profile_and_level() == other.h264_profile_and_level(),
+                _ => a.profile == b.profile,
+            }
     }
 
     /// `profile-level-id` with the constraints that all of its profile have (RFC 6184 §8.1, table 5).
