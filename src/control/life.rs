@@ -19,7 +19,7 @@ use crate::shard::message::Command;
 use crate::shard::placement::Slot;
 use crate::units::Instant;
 use crate::wire::codec::{Codec, Format};
-use crate::wire::sdp::{Offer, finish_answer};
+use crate::wire::sdp::Offer;
 
 /// What makes two offers the same one, sent twice.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,18 +113,14 @@ impl Controller {
                 negotiate::watch(now, &self.peer, offer, request, &mut self.rng)
             }
         };
-        let finished = negotiated.map_err(|error| {
-            if let NegotiationError::Unusable(reason) = &error {
-                debug!(session = %id, reason, "offer not usable");
-            }
-            Problem::from(error)
-        });
-        let finished = finished.and_then(|n| Ok((finish_answer(&n.answer, offer)?, n)));
-        let (answer, negotiated) = match finished {
-            Ok(finished) => finished,
-            Err(problem) => {
+        let negotiated = match negotiated {
+            Ok(negotiated) => negotiated,
+            Err(error) => {
+                if let NegotiationError::Unusable(reason) = &error {
+                    debug!(session = %id, reason, "offer not usable");
+                }
                 self.streams.close_if_idle(stream);
-                return Err(problem);
+                return Err(error.into());
             }
         };
 
@@ -156,7 +152,7 @@ impl Controller {
             client: self.limited_client(opening.client),
             established: false,
             closing: None,
-            answer,
+            answer: negotiated.answer,
             ice: Ice {
                 ufrag: negotiated.local_ufrag,
                 old_ufrag: None,

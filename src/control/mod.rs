@@ -3,7 +3,7 @@
 //! The [`Controller`] decides and knows no socket; [`http`] carries requests to it and its answers back.
 //!
 //! ```text
-//! HTTP -> http -> Controller: route -> limits -> auth -> Offer::parse -> session::negotiate -> finish_answer -> HTTP
+//! HTTP -> http -> Controller: route -> limits -> auth -> Offer::parse -> session::negotiate -> HTTP
 //!                     |  commands                       ^ events
 //!                     v                                 |
 //!                   shards: announce, close, trickle, restart

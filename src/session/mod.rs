@@ -27,7 +27,7 @@ use crate::limits;
 use crate::srtp::dtls::{KeySlot, Observed};
 use crate::units::Instant;
 use crate::wire::packet::MediaPacket;
-use crate::wire::sdp::{self, Offer};
+use crate::wire::sdp;
 use egress::{Egress, TrackSetup};
 use peer::{Peer, PeerError};
 use publisher::Publisher;
@@ -107,7 +107,7 @@ pub struct Session {
     pending: VecDeque<Output>,
     /// str0m must be told the time before its output is complete: packets or requests were put in.
     touched: bool,
-    /// The offer's text, replayed with new credentials at an ICE restart.
+    /// The offer as str0m has read it, replayed with new credentials at an ICE restart.
     offer: Box<str>,
     observed: Observed,
 }
@@ -175,8 +175,8 @@ impl Session {
         Session::new(now, id, stream, peer, Plane::Viewer(plane))
     }
 
-    fn with(mut self, offer: &Offer, observed: Observed) -> Session {
-        self.offer = offer.sdp.as_str().into();
+    fn with(mut self, offer: String, observed: Observed) -> Session {
+        self.offer = offer.into();
         self.observed = observed;
         self
     }
@@ -295,8 +295,7 @@ impl Session {
     pub fn restart_ice(&mut self, ufrag: &str, pwd: &str, candidates: &[String]) -> Result<IceRestart, String> {
         // str0m takes an offer that differs in its ICE credentials only for a restart.
         let sdp = sdp::with_ice(&self.offer, ufrag, pwd, candidates);
-        let we_receive = self.role() == Role::Publisher;
-        let restarted = self.peer.with_rtc(|rtc| negotiate::restart(rtc, &sdp, we_receive));
+        let restarted = self.peer.with_rtc(|rtc| negotiate::restart(rtc, &sdp));
         match restarted {
             Ok(creds) => {
                 self.touched = true;
