@@ -9,7 +9,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use str0m::change::SdpOffer;
 use str0m::format::{self, CodecConfig, CodecSpec, FormatParams, PayloadParams};
-use str0m::media::{Frequency, MediaKind, Mid, Pt};
+use str0m::media::{Frequency, MediaKind, Mid, Pt, Rid};
 use str0m::rtp::{Extension, ExtensionMap};
 use str0m::{Candidate, IceCreds, Rtc, RtcConfig};
 
@@ -140,7 +140,9 @@ pub fn publish(
         }
         formats.extend(bound);
     }
-    let publisher = Publisher::new(request.stream, request.generation, formats, Vec::new(), request.pli_interval);
+    let rids = offer.media(MediaKind::Video).map(|m| m.rids.iter().map(|rid| Rid::from(rid.as_str())).collect());
+    let rids = rids.unwrap_or_default();
+    let publisher = Publisher::new(request.stream, request.generation, formats, rids, request.pli_interval);
     let peer = Peer::new(rtc, config.epoch, config.candidates.clone(), false);
     let session = Session::publisher(now, request.session, request.stream, peer, publisher);
     Ok(Negotiated {
@@ -344,6 +346,8 @@ fn payload_params(offered: &OfferedFormat) -> Option<PayloadParams> {
 fn publisher_extensions() -> ExtensionMap {
     let mut map = ExtensionMap::empty();
     map.set(1, Extension::AudioLevel);
+    map.set(10, Extension::RtpStreamId);
+    map.set(11, Extension::RepairedRtpStreamId);
     map.set(2, Extension::AbsoluteSendTime);
     map.set(3, Extension::TransportSequenceNumber);
     map.set(4, Extension::RtpMid);

@@ -46,6 +46,8 @@ pub struct OfferedMedia {
     pub direction: Direction,
     /// In the client's order of preference; only codecs that we pass through. Never empty.
     pub formats: Vec<OfferedFormat>,
+    /// Names of the simulcast layers that the client sends (RFC 8853), in its order; empty without simulcast.
+    pub rids: Vec<String>,
     /// Header extensions: id and URI.
     extensions: Vec<(u8, String)>,
     source: Option<Source>,

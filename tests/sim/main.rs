@@ -1,5 +1,6 @@
 //! The whole SFU under virtual time, with str0m clients and a seed.
 
+mod layers;
 mod start;
 
 use std::time::Duration;

@@ -9,6 +9,7 @@ use super::candidate::{self, CANDIDATES_MAX};
 use super::formats;
 use super::lines::{self, Section};
 use super::{Offer, OfferedMedia, Source};
+use crate::limits::LAYERS_MAX;
 
 /// Header extension ids that str0m can hold.
 const EXTENSION_ID_MAX: u8 = 16;
@@ -61,6 +62,8 @@ pub enum Unusable {
     Crypto,
     #[error("payload type {0} stands for two formats")]
     DuplicatePayloadType(u8),
+    #[error("simulcast needs 2 to {LAYERS_MAX} rids of 1 to 8 letters and digits, and their header extension")]
+    Simulcast,
     #[error("the {0} m-line offers none of {1}")]
     NoCommonCodec(&'static str, &'static str),
 }
@@ -83,6 +86,7 @@ impl Unusable {
             Unusable::Setup => "bad-setup",
             Unusable::Crypto => "sdes-crypto",
             Unusable::DuplicatePayloadType(_) => "duplicate-payload-type",
+            Unusable::Simulcast => "unsupported-simulcast",
             Unusable::NoCommonCodec(..) => "no-common-codec",
         }
     }
@@ -117,6 +121,12 @@ pub(super) fn parse(text: &str) -> Result<Offer, OfferError> {
     }
     Ok(offer)
 }
+
+/// str0m keeps eight bytes of a rid.
+const RID_CHARS_MAX: usize = 8;
+
+const RID_EXTENSIONS: [&str; 2] =
+    ["urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id", "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id"];
 
 /// What all m-lines of one BUNDLE have in common; the m-lines are still to come.
 fn bundle(session: &Section, media: &[Section]) -> Result<Offer, Unusable> {
@@ -250,13 +260,16 @@ fn part(session: &Section, section: &Section, claimed: &mut Claimed) -> Result<O
     }
     let direction = direction(section).or_else(|| direction(session)).unwrap_or(Direction::SendRecv);
     let formats = formats::formats(section, kind, &payload_types, claimed)?;
+    let sends = matches!(direction, Direction::SendOnly | Direction::SendRecv);
+    let rids = if sends { rids(section)? } else { Vec::new() };
     Ok(OfferedMedia {
         kind,
         mid: mid.to_owned(),
         direction,
         formats,
-        extensions: extensions(section, claimed),
-        source: matches!(direction, Direction::SendOnly | Direction::SendRecv).then(|| source(section)).flatten(),
+        extensions: extensions(section, claimed, !rids.is_empty()),
+        source: (sends && rids.is_empty()).then(|| source(section)).flatten(),
+        rids,
         reduced_size_rtcp: section.has("rtcp-rsize"),
     })
 }
@@ -284,11 +297,29 @@ fn name(kind: MediaKind) -> &'static str {
     }
 }
 
-/// `a=rid`, `a=simulcast` and the two rid extensions are left out for now: str0m then negotiates one encoding, and a
-/// browser sends one. Simulcast layers come with layer selection.
-fn extensions(section: &Section, claimed: &mut Claimed) -> Vec<(u8, String)> {
-    const RIDS: [&str; 2] =
-        ["urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id", "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id"];
+/// The layers of `a=simulcast:send`, the first of alternatives. One layer is no simulcast.
+fn rids(section: &Section) -> Result<Vec<String>, Unusable> {
+    let Some(value) = section.first("simulcast") else { return Ok(Vec::new()) };
+    let mut words = value.split_ascii_whitespace();
+    let Some(list) = words.by_ref().find(|w| *w == "send").and_then(|_| words.next()) else { return Ok(Vec::new()) };
+    // `~`: the layer starts paused, which is up to the client.
+    let first = |layer: &str| layer.split(',').next().unwrap_or_default().trim_start_matches('~').to_owned();
+    let rids: Vec<String> = list.split(';').map(first).collect();
+    if rids.len() == 1 {
+        return Ok(Vec::new());
+    }
+    let is_rid =
+        |rid: &String| (1..=RID_CHARS_MAX).contains(&rid.len()) && rid.bytes().all(|b| b.is_ascii_alphanumeric());
+    let distinct = rids.iter().enumerate().all(|(i, rid)| !rids[..i].contains(rid));
+    let shown = section.all("extmap").any(|e| e.split_ascii_whitespace().nth(1) == Some(RID_EXTENSIONS[0]));
+    if rids.len() > LAYERS_MAX || !rids.iter().all(is_rid) || !distinct || !shown {
+        return Err(Unusable::Simulcast);
+    }
+    Ok(rids)
+}
+
+/// The two rid extensions only with simulcast.
+fn extensions(section: &Section, claimed: &mut Claimed, simulcast: bool) -> Vec<(u8, String)> {
     let mut extensions: Vec<(u8, String)> = Vec::new();
     for value in section.all("extmap") {
         let mut words = value.split_ascii_whitespace();
@@ -298,15 +329,15 @@ fn extensions(section: &Section, claimed: &mut Claimed) -> Vec<(u8, String)> {
         // 15 is reserved in the one-byte form (RFC 8285 §4.2).
         let fits = (1..=EXTENSION_ID_MAX).contains(&id) && id != 15 && uri.is_ascii();
         let known = extensions.iter().any(|(i, u)| *i == id || u == uri);
-        if fits && !known && !RIDS.contains(&uri) && claimed.extension(id, uri) {
+        if fits && !known && (simulcast || !RID_EXTENSIONS.contains(&uri)) && claimed.extension(id, uri) {
             extensions.push((id, uri.to_owned()));
         }
     }
     extensions
 }
 
-/// The SSRC that the client announces, with its RTX. Of several (simulcast by munging) the first one is what is left
-/// when simulcast is not answered; with rids nobody can tell, and str0m finds it by the mid of the packets.
+/// The SSRC that the client announces, with its RTX. Of several (simulcast by munging) the first one is what is left, for
+/// that is not answered; layers with rids are found by the header extensions of their packets.
 fn source(section: &Section) -> Option<Source> {
     let fid = |ssrc: u32| {
         section.all("ssrc-group").find_map(|group| {
@@ -326,8 +357,7 @@ fn source(section: &Section) -> Option<Source> {
             mains.push((main, rtx));
         }
     }
-    let has_rids = section.has("simulcast") || section.has("rid");
-    if has_rids && mains.len() > 1 {
+    if section.has("rid") && mains.len() > 1 {
         return None;
     }
     mains.first().map(|&(ssrc, rtx)| Source { ssrc, rtx })

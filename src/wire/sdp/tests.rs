@@ -119,12 +119,32 @@ fn harmless_faults_are_repaired() {
 }
 
 #[test]
-fn simulcast_is_left_out_so_that_one_encoding_is_negotiated() {
+fn simulcast_layers_are_read_in_their_order() {
     let offer = Offer::parse(CHROMIUM_SIMULCAST).expect("recorded");
-    for gone in ["simulcast", "a=rid", "rtp-stream-id", " tcp ", "red/", "telephone"] {
+    assert_eq!(offer.media(MediaKind::Video).expect("video").rids, ["l", "m", "h"]);
+    for kept in ["a=rid:m send\r\n", "a=simulcast:send l;m;h\r\n", "sdes:rtp-stream-id", "sdes:repaired-rtp-stream-id"]
+    {
+        assert!(offer.sdp().contains(kept), "{kept} is not in\n{}", offer.sdp());
+    }
+    for gone in [" tcp ", "red/", "telephone"] {
         assert!(!offer.sdp().contains(gone), "{gone} is in\n{}", offer.sdp());
     }
-    assert!(offer.sdp().contains("urn:ietf:params:rtp-hdrext:sdes:mid"));
+    let edit = |to: &str| Offer::parse(&CHROMIUM_SIMULCAST.replace("a=simulcast:send l;m;h", to));
+    let rids = |to: &str| edit(to).expect("usable").media(MediaKind::Video).expect("video").rids.clone();
+    assert_eq!(rids("a=simulcast:send 0,x;~1;2"), ["0", "1", "2"], "OBS, alternatives, a paused layer");
+    assert_eq!(rids("a=simulcast:recv a send l;m"), ["l", "m"]);
+    for none in ["a=simulcast:send l", "a=simulcast:recv l;m", "a=x"] {
+        assert!(rids(none).is_empty(), "{none}");
+        assert!(!edit(none).expect("usable").sdp().contains("rtp-stream-id"), "{none}");
+    }
+    for refused in ["l;m;l", "a;b;c;d;e", "l;;h", "l;123456789", "l;m\u{e9}", "l;a-b"] {
+        assert_eq!(
+            edit(&format!("a=simulcast:send {refused}")).unwrap_err(),
+            OfferError::Unusable(Unusable::Simulcast)
+        );
+    }
+    let hidden = CHROMIUM_SIMULCAST.replace("sdes:rtp-stream-id", "sdes:other");
+    assert_eq!(Offer::parse(&hidden).unwrap_err(), OfferError::Unusable(Unusable::Simulcast));
 }
 
 #[test]
@@ -134,7 +154,7 @@ fn of_several_announced_ssrcs_the_first_is_kept_with_its_rtx() {
     let munged = CHROMIUM.to_owned()
         + "a=ssrc-group:SIM 1200575082 5 7\na=ssrc:5 cname:x\na=ssrc-group:FID 5 6\na=ssrc:6 cname:x\na=ssrc:7 cname:x\n";
     assert_eq!(Offer::parse(&munged).expect("usable").sdp(), offer.sdp());
-    let with_rids = munged + "a=rid:a send\na=rid:b send\na=simulcast:send a;b\n";
+    let with_rids = munged + "a=rid:a send\na=rid:b send\n";
     assert!(!Offer::parse(&with_rids).expect("usable").sdp().contains("a=ssrc:1200575082"));
 }
 

@@ -104,6 +104,12 @@ fn media(out: &mut String, offer: &Offer, media: &OfferedMedia, first: bool) {
             put(format_args!("a=fmtp:{rtx} apt={pt}"));
         }
     }
+    for rid in &media.rids {
+        put(format_args!("a=rid:{rid} send"));
+    }
+    if !media.rids.is_empty() {
+        put(format_args!("a=simulcast:send {}", media.rids.join(";")));
+    }
     if let Some(source) = &media.source {
         if let Some(rtx) = source.rtx {
             put(format_args!("a=ssrc-group:FID {} {rtx}", source.ssrc));
