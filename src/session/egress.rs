@@ -340,6 +340,13 @@ impl Egress {
         }
     }
 
+    /// What is shown goes no further: the viewer waits for the next keyframe of its target.
+    pub fn stop_video(&mut self) {
+        if let Some(track) = &mut self.tracks[MediaKind::Video as usize] {
+            track.phase = Phase::Waiting;
+        }
+    }
+
     /// What was shown before the switch, once after each.
     #[inline]
     pub fn take_switched(&mut self) -> Option<Rendition> {

@@ -114,10 +114,17 @@ impl Shard {
         if shown != Some(before) {
             self.fanout.leave_rendition(stream.id, MediaKind::Video, before, viewer);
         }
-        if shown != Some(wanted) {
+        if shown == Some(wanted) {
+            return;
+        }
+        if shown.is_some_and(|shown| stream.layers()[usize::from(shown.layer)].active) {
             self.fanout.join(&shared, MediaKind::Video, wanted, viewer);
             self.fanout.joined(now, stream.id, wanted.layer);
             self.request_keyframe(now, stream.id, wanted.layer, out);
+        } else {
+            // Nothing goes on meanwhile, so the past of the new one is welcome.
+            self.viewers[viewer].egress.stop_video();
+            self.start_rendition(now, viewer, &shared, wanted, out);
         }
     }
 

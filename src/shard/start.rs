@@ -107,6 +107,18 @@ impl Shard {
     pub(super) fn start_video(&mut self, now: Instant, viewer: usize, stream: &Arc<Stream>, out: &mut SendBatch) {
         self.counters.keyframe_requests_received += 1;
         let rendition = self.first_rendition(viewer, stream);
+        self.start_rendition(now, viewer, stream, rendition, out);
+    }
+
+    /// A viewer has no picture, and is to have one of this rendition.
+    pub(super) fn start_rendition(
+        &mut self,
+        now: Instant,
+        viewer: usize,
+        stream: &Arc<Stream>,
+        rendition: Rendition,
+        out: &mut SendBatch,
+    ) {
         if self.fanout.join(stream, MediaKind::Video, rendition, viewer) == Joined::First {
             self.request_past(stream, rendition.layer);
         }
@@ -213,7 +225,7 @@ impl Shard {
     }
 
     /// This shard has its first viewer of a layer: its past is with the publisher's.
-    pub(super) fn request_past(&mut self, stream: &Stream, layer: u8) {
+    fn request_past(&mut self, stream: &Stream, layer: u8) {
         if stream.active() != Generation::default() {
             let message = PeerMessage::PastRequest { stream: stream.id, layer, from: self.id };
             self.peers.push_back((stream.publisher_shard(), message));
