@@ -146,6 +146,8 @@ pub struct Counters {
     pub bytes_received: u64,
     /// STUN, DTLS and RTCP that reached their session.
     pub datagrams_consumed: u64,
+    /// Of these, Binding requests that lacked PRIORITY.
+    pub stun_repaired: u64,
     /// Datagrams of sessions that other shards own, given to them.
     pub datagrams_handed_over: u64,
     /// Datagrams of sessions of this shard, given by others.

@@ -66,10 +66,11 @@ pub fn render(gauges: &Gauges, shards: &[ShardFigures]) -> String {
 
 type Value = fn(&Counters) -> u64;
 
-const COUNTERS: [(&str, &str, Value); 23] = [
+const COUNTERS: &[(&str, &str, Value)] = &[
     ("manycast_datagram_received_total", "Datagrams received.", |c| c.datagrams_received),
     ("manycast_datagram_received_bytes_total", "Bytes received in datagrams.", |c| c.bytes_received),
     ("manycast_datagram_consumed_total", "STUN, DTLS and RTCP given to sessions.", |c| c.datagrams_consumed),
+    ("manycast_stun_repaired_total", "Binding requests that lacked PRIORITY, as FFmpeg 8.0's do.", |c| c.stun_repaired),
     ("manycast_datagram_handed_over_total", "Datagrams given to the shard that owns their session.", |c| {
         c.datagrams_handed_over
     }),

@@ -238,7 +238,11 @@ impl Shard {
     fn route_datagram(&mut self, now: Instant, datagram: Received, handed_over: bool, out: &mut SendBatch) {
         match self.demux.gate(&datagram, handed_over) {
             Gate::Session { key, kind } => self.feed(now, key, kind, datagram, out),
-            Gate::Stun { slot, nominated } => self.feed_stun(now, slot, nominated, datagram, out),
+            Gate::Stun { slot, nominated, repaired: None } => self.feed_stun(now, slot, nominated, datagram, out),
+            Gate::Stun { slot, nominated, repaired: Some(data) } => {
+                self.counters.stun_repaired += 1;
+                self.feed_stun(now, slot, nominated, Received { data: &data, ..datagram }, out);
+            }
             Gate::HandOver(_) if handed_over => self.counters.drops.count(DropReason::Misrouted),
             Gate::HandOver(owner) => {
                 self.counters.datagrams_handed_over += 1;

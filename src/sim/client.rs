@@ -54,6 +54,19 @@ impl Default for Source {
     }
 }
 
+/// How an emulated client differs from str0m.
+#[derive(Clone, Copy)]
+pub struct Habits {
+    /// Makes its offer of str0m's.
+    pub offer: fn(&str) -> String,
+    /// Makes a datagram of str0m's its own; `None`: it sends none.
+    pub datagram: fn(&Client, Vec<u8>) -> Option<Vec<u8>>,
+}
+
+impl Habits {
+    pub const NONE: Habits = Habits { offer: str::to_owned, datagram: |_, data| Some(data) };
+}
+
 /// One packet that a viewer got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Got {
@@ -269,6 +282,11 @@ impl Client {
             .flat_map(|l| [l, "\r\n"])
             .collect();
         self.accept_answer(now, &answer)
+    }
+
+    /// The node's, empty before it came.
+    pub fn answer(&self) -> &str {
+        &self.answer
     }
 
     pub fn addr(&self) -> SocketAddr {
