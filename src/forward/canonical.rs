@@ -27,12 +27,23 @@ pub struct Canonical {
 struct Source {
     generation: Generation,
     ssrc: u32,
-    /// Its first packet; what is older belongs to the time before.
-    first_seq: u64,
-    seq_offset: i64,
+    /// How its sequence numbers map, newest first; what is older than the last one belongs to the time before. A repair
+    /// may be older than the newest: it keeps its place.
+    ranges: [SeqRange; RANGES],
     timestamp_offset: u32,
     picture_id_offset: u16,
     tl0_pic_idx_offset: u8,
+}
+
+/// Ranges between padding that are remembered: a repair is half a second late at most, in which a publisher probes a few
+/// times (and padding in a row makes one range). A packet that is older is refused.
+const RANGES: usize = 16;
+
+/// From `first` up to the next range's.
+#[derive(Clone, Copy, Debug)]
+struct SeqRange {
+    first: u64,
+    offset: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,18 +79,14 @@ impl Canonical {
             _ if packet.payload.is_empty() => return Err(Refused::Padding),
             _ => self.bind(packet),
         };
-        if packet.seq < source.first_seq {
-            return Err(Refused::Stale);
-        }
-        let seq = packet.seq.wrapping_add_signed(source.seq_offset);
+        let seq = source.place(packet.seq).ok_or(Refused::Stale)?;
         if packet.payload.is_empty() {
             // Probing on the media SSRC. In order, the next packet takes its number; late, the gap stays: that number
             // may have been promised already.
-            if self.newest.is_some_and(|n| seq == n.seq + 1)
+            if self.newest.is_some_and(|n| seq > n.seq)
                 && let Some(source) = &mut self.source
             {
-                source.seq_offset -= 1;
-                source.first_seq = source.first_seq.max(packet.seq + 1);
+                source.close_up(packet.seq);
             }
             return Err(Refused::Padding);
         }
@@ -106,14 +113,14 @@ impl Canonical {
         let mut source = Source {
             generation: packet.generation,
             ssrc: packet.ssrc,
-            first_seq: packet.seq,
-            seq_offset: 0,
+            ranges: [SeqRange { first: packet.seq, offset: 0 }; RANGES],
             timestamp_offset: 0,
             picture_id_offset: 0,
             tl0_pic_idx_offset: 0,
         };
         if let Some(newest) = self.newest {
-            source.seq_offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
+            let offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
+            source.ranges = [SeqRange { first: packet.seq, offset }; RANGES];
             let elapsed = packet.captured.since(newest.captured);
             let timestamp = newest.timestamp.wrapping_add(ticks(packet.kind, elapsed));
             source.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
@@ -133,6 +140,33 @@ impl Canonical {
 impl Source {
     fn is(&self, packet: &MediaPacket) -> bool {
         self.generation == packet.generation && self.ssrc == packet.ssrc
+    }
+
+    /// The canonical number; `None` when it is not known any more, or was padding's and is closed up.
+    fn place(&self, seq: u64) -> Option<u64> {
+        let at = self.ranges.iter().position(|r| seq >= r.first)?;
+        let canonical = self.ranges[at].canonical(seq);
+        let newer = at.checked_sub(1).map(|newer| self.ranges[newer]);
+        newer.is_none_or(|r| canonical < r.canonical(r.first)).then_some(canonical)
+    }
+
+    /// The packet after `padding`, which is the newest, takes its number.
+    fn close_up(&mut self, padding: u64) {
+        let SeqRange { first, offset } = self.ranges[0];
+        if padding < first {
+            return;
+        }
+        // Padding in a row: nothing was given out in between.
+        if padding != first {
+            self.ranges.rotate_right(1);
+        }
+        self.ranges[0] = SeqRange { first: padding + 1, offset: offset - 1 };
+    }
+}
+
+impl SeqRange {
+    fn canonical(&self, seq: u64) -> u64 {
+        seq.wrapping_add_signed(self.offset)
     }
 }
 
@@ -241,6 +275,47 @@ mod tests {
     }
 
     #[test]
+    fn a_repair_from_before_padding_keeps_its_place() {
+        let mut canonical = Canonical::default();
+        let mut place = |seq, padding: bool| {
+            let mut packet = Arc::into_inner(vp8(1, seq, 0, 0, 1, 1, true)).expect("the only one");
+            if padding {
+                packet.payload = Arc::from([]);
+            }
+            canonical.place(&Arc::new(packet)).map(|p| p.seq)
+        };
+        let padding = Err(Refused::Padding);
+        assert_eq!(place(10, false), Ok(10));
+        // 11 is lost.
+        assert_eq!(place(12, false), Ok(12));
+        assert_eq!([place(13, true), place(14, true)], [padding, padding]);
+        assert_eq!(place(15, false), Ok(13));
+        // 16 is lost, 17 closes up behind it.
+        assert_eq!(place(17, true), padding);
+        assert_eq!(place(18, false), Ok(15));
+        assert_eq!([place(16, false), place(11, false)], [Ok(14), Ok(11)]);
+        assert_eq!(place(9, false), Err(Refused::Stale));
+    }
+
+    #[test]
+    fn what_is_older_than_all_ranges_is_refused() {
+        let mut canonical = Canonical::default();
+        let mut place = |seq: u64, padding: bool| {
+            let mut packet = Arc::into_inner(vp8(1, seq, 0, 0, 1, 1, true)).expect("the only one");
+            if padding {
+                packet.payload = Arc::from([]);
+            }
+            canonical.place(&Arc::new(packet)).map(|p| p.seq)
+        };
+        // Media, a loss, padding, over and over: each padding begins a range.
+        for seq in (0..3 * RANGES as u64).step_by(3) {
+            let _ = (place(seq, false), place(seq + 2, true));
+        }
+        assert_eq!(place(1, false), Err(Refused::Stale));
+        assert_eq!(place(4, false), Ok(3));
+    }
+
+    #[test]
     fn timestamps_advance_by_a_frame_at_least() {
         assert_eq!(ticks(MediaKind::Video, Duration::ZERO), 3000);
         assert_eq!(ticks(MediaKind::Audio, Duration::from_millis(100)), 4800);
@@ -256,6 +331,8 @@ mod tests {
         ) {
             let mut canonical = Canonical::default();
             let mut given = std::collections::BTreeSet::new();
+            // The bound source's numbers and what became of them.
+            let (mut current, mut first) = (std::collections::BTreeMap::<u64, u64>::new(), 0);
             // Two SSRCs each of two publishers: the numbers not used yet below the highest one, and the next.
             let mut sources = [(1, 1), (1, 2), (2, 3), (2, 4)].map(|(g, ssrc)| (g, ssrc, Vec::new(), 65_500));
             for (at, (which, step, flags)) in steps.into_iter().enumerate() {
@@ -274,8 +351,28 @@ mod tests {
                 if flags & 4 != 0 {
                     packet.payload = Arc::from([]);
                 }
-                if let Ok(placed) = canonical.place(&Arc::new(packet)) {
+                let padding = packet.payload.is_empty();
+                let before = canonical.source;
+                let placed = canonical.place(&Arc::new(packet));
+                if let Ok(placed) = &placed {
                     proptest::prop_assert!(given.insert(placed.seq), "{} again", placed.seq);
+                }
+                // Of the source that is bound, numbers are in the order of its own; who bound it anew starts over.
+                let source = canonical.source.map(|s| (s.generation, s.ssrc));
+                if source != before.map(|s| (s.generation, s.ssrc)) {
+                    current.clear();
+                    first = seq;
+                }
+                if source != Some((Generation(*generation), *ssrc)) || padding {
+                    continue;
+                }
+                let remembered = before.filter(|_| !current.is_empty()).map_or(first, |s| s.ranges[RANGES - 1].first);
+                proptest::prop_assert!(placed.is_ok() || seq < remembered, "{} refused", seq);
+                if let Ok(placed) = placed {
+                    let below = current.range(..seq).next_back().is_none_or(|(_, below)| *below < placed.seq);
+                    let above = current.range(seq..).next().is_none_or(|(_, above)| *above > placed.seq);
+                    proptest::prop_assert!(below && above, "{} out of order", seq);
+                    current.insert(seq, placed.seq);
                 }
             }
         }
