@@ -82,6 +82,7 @@ mod tests {
     use super::*;
     use crate::id::{Generation, StreamId};
     use crate::units::Instant;
+    use crate::wire::descriptor::{Descriptor, Rewrite};
     use crate::wire::packet::EndToEnd;
 
     fn packet(bytes: usize, audio_level: Option<u8>) -> CanonicalPacket {
@@ -95,13 +96,13 @@ mod tests {
             timestamp: 0,
             marker: false,
             starts_keyframe: false,
-            vp8: None,
+            descriptor: Descriptor::default(),
             extensions: EndToEnd { audio_level, ..Default::default() },
             arrival: Instant::ZERO,
             captured: Instant::ZERO,
             payload: Arc::from(vec![0; bytes]),
         };
-        CanonicalPacket { packet: Arc::new(packet), seq: 1, timestamp: 0, vp8: None }
+        CanonicalPacket { packet: Arc::new(packet), seq: 1, timestamp: 0, rewrite: Rewrite::default() }
     }
 
     /// Sizes in, runs out: (number of packets, payload bytes).

@@ -1,5 +1,5 @@
-//! One numbering for a track, whoever publishes it: sequence numbers, timestamps and VP8's picture numbers go on where
-//! the last publisher left them.
+//! One numbering for a track, whoever publishes it: sequence numbers, timestamps and the codec's own numbers go on
+//! where the last publisher left them.
 //!
 //! Each shard keeps its own (not the publisher's shard): a stream's publishers may live on different shards, and
 //! their numbering then needs no hand-over. A viewer never changes its shard, so it sees only one of them.
@@ -11,8 +11,8 @@ use str0m::media::MediaKind;
 
 use crate::id::Generation;
 use crate::units::Instant;
+use crate::wire::descriptor::{Numbers, Rewrite};
 use crate::wire::packet::{CanonicalPacket, MediaPacket};
-use crate::wire::vp8::PictureId;
 
 /// A stream's audio or video in the numbering that this shard's viewers see.
 #[derive(Debug, Default)]
@@ -31,8 +31,7 @@ struct Source {
     /// may be older than the newest: it keeps its place.
     ranges: [SeqRange; RANGES],
     timestamp_offset: u32,
-    picture_id_offset: u16,
-    tl0_pic_idx_offset: u8,
+    rewrite: Rewrite,
 }
 
 /// Ranges between padding that are remembered: a repair is half a second late at most, in which a publisher probes a few
@@ -51,8 +50,8 @@ struct Newest {
     seq: u64,
     timestamp: u32,
     captured: Instant,
-    picture_id: Option<PictureId>,
-    tl0_pic_idx: Option<u8>,
+    /// The newest of each, as given out.
+    numbers: Numbers,
 }
 
 /// Why a packet has no place in the canonical numbering.
@@ -94,15 +93,15 @@ impl Canonical {
             packet: packet.clone(),
             seq,
             timestamp: packet.timestamp.wrapping_add(source.timestamp_offset),
-            vp8: packet.vp8.and_then(|v| v.rewrite(source.picture_id_offset, source.tl0_pic_idx_offset)),
+            rewrite: source.rewrite,
         };
         if self.newest.is_none_or(|n| seq >= n.seq) {
+            let numbers = packet.descriptor.numbers.plus(source.rewrite);
             self.newest = Some(Newest {
                 seq,
                 timestamp: canonical.timestamp,
                 captured: packet.captured,
-                picture_id: packet.vp8.and_then(|v| v.picture_id).map(|p| p.plus(source.picture_id_offset)),
-                tl0_pic_idx: packet.vp8.and_then(|v| v.tl0_pic_idx).map(|t| t.wrapping_add(source.tl0_pic_idx_offset)),
+                numbers: numbers.or(self.newest.map(|n| n.numbers).unwrap_or_default()),
             });
         }
         Ok(canonical)
@@ -115,8 +114,7 @@ impl Canonical {
             ssrc: packet.ssrc,
             ranges: [SeqRange { first: packet.seq, offset: 0 }; RANGES],
             timestamp_offset: 0,
-            picture_id_offset: 0,
-            tl0_pic_idx_offset: 0,
+            rewrite: Rewrite::default(),
         };
         if let Some(newest) = self.newest {
             let offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
@@ -124,14 +122,7 @@ impl Canonical {
             let elapsed = packet.captured.since(newest.captured);
             let timestamp = newest.timestamp.wrapping_add(ticks(packet.kind, elapsed));
             source.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
-            if let Some(vp8) = packet.vp8 {
-                if let (Some(last), Some(now)) = (newest.picture_id, vp8.picture_id) {
-                    source.picture_id_offset = last.plus(1).value.wrapping_sub(now.value);
-                }
-                if let (Some(last), Some(now)) = (newest.tl0_pic_idx, vp8.tl0_pic_idx) {
-                    source.tl0_pic_idx_offset = last.wrapping_add(1).wrapping_sub(now);
-                }
-            }
+            source.rewrite = Rewrite::following(&newest.numbers, &packet.descriptor.numbers);
         }
         *self.source.insert(source)
     }
@@ -185,12 +176,12 @@ fn ticks(kind: MediaKind, elapsed: Duration) -> u32 {
 mod tests {
     use super::*;
     use crate::id::StreamId;
-    use crate::wire::codec::Format;
+    use crate::wire::codec::{Codec, Format};
     use crate::wire::packet::EndToEnd;
-    use crate::wire::vp8::Vp8Header;
+    use crate::wire::{vp8, vp9};
 
     /// A VP8 packet with a 15-bit picture id.
-    fn vp8(
+    fn packet(
         generation: u64,
         seq: u64,
         timestamp: u32,
@@ -211,7 +202,7 @@ mod tests {
             timestamp,
             marker: false,
             starts_keyframe: key,
-            vp8: Vp8Header::parse(&payload),
+            descriptor: vp8::parse(&payload, false).expect("well-formed"),
             extensions: EndToEnd::default(),
             arrival: Instant::from_nanos(at_ms * 1_000_000),
             captured: Instant::from_nanos(at_ms * 1_000_000),
@@ -224,39 +215,84 @@ mod tests {
         let mut canonical = Canonical::default();
         for (seq, ts, at, pid) in [(65_534, u32::MAX - 2999, 0, 0x7ffe), (65_535, 0, 33, 0x7fff), (65_536, 3000, 66, 0)]
         {
-            let packet = vp8(1, seq, ts, at, pid, pid as u8, seq == 65_534);
-            let placed = canonical.place(&packet).expect("in order");
+            let first = packet(1, seq, ts, at, pid, pid as u8, seq == 65_534);
+            let placed = canonical.place(&first).expect("in order");
             assert_eq!((placed.seq, placed.timestamp), (seq, ts));
-            assert!(placed.vp8.is_none(), "the first publisher's numbers are not touched");
+            assert_eq!(placed.rewrite, Rewrite::default(), "the first publisher's numbers are not touched");
         }
+        let rewrite = Rewrite { picture_id: 1u16.wrapping_sub(500), tl0_pic_idx: 1u8.wrapping_sub(9) };
         // The second one has other bases, and comes 934 ms later.
-        let packet = vp8(2, 7, 1_000_000, 1000, 500, 9, true);
-        let placed = canonical.place(&packet).expect("a keyframe");
+        let second = packet(2, 7, 1_000_000, 1000, 500, 9, true);
+        let placed = canonical.place(&second).expect("a keyframe");
         assert_eq!(placed.seq, 65_537);
         assert_eq!(placed.timestamp, 3000 + 934 * 90);
-        assert_eq!(placed.vp8, packet.vp8.and_then(|v| v.rewrite(1u16.wrapping_sub(500), 1u8.wrapping_sub(9))));
-        let packet = vp8(2, 8, 1_003_000, 1033, 501, 10, false);
-        let placed = canonical.place(&packet).expect("the next one");
+        assert_eq!(placed.rewrite, rewrite);
+        let second = packet(2, 8, 1_003_000, 1033, 501, 10, false);
+        let placed = canonical.place(&second).expect("the next one");
         assert_eq!((placed.seq, placed.timestamp), (65_538, 3000 + 934 * 90 + 3000));
-        assert_eq!(placed.vp8, packet.vp8.and_then(|v| v.rewrite(1u16.wrapping_sub(500), 1u8.wrapping_sub(9))));
+        assert_eq!(placed.rewrite, rewrite);
+    }
+
+    /// A packet of a codec whose descriptor begins with these bytes; `seq` and its publisher alone matter otherwise.
+    fn described(generation: u64, seq: u64, codec: Codec, payload: &[u8]) -> Arc<MediaPacket> {
+        let mut described = Arc::into_inner(packet(generation, seq, 0, 0, 1, 1, true)).expect("the only one");
+        let parsed = if codec == Codec::Vp9 { vp9::parse(payload) } else { vp8::parse(payload, false) };
+        described.descriptor = parsed.expect("well-formed");
+        described.payload = Arc::from(payload);
+        Arc::new(described)
+    }
+
+    /// What viewers see of a packet's payload.
+    fn seen(canonical: &mut Canonical, packet: &Arc<MediaPacket>) -> Vec<u8> {
+        let placed = canonical.place(packet).expect("has a place");
+        let mut payload = packet.payload.to_vec();
+        placed.rewrite.apply(&packet.descriptor.numbers, &mut payload);
+        payload
+    }
+
+    #[test]
+    fn vp9_numbers_go_on_in_both_modes() {
+        let mut canonical = Canonical::default();
+        let mut see =
+            |generation, seq, payload: &[u8]| seen(&mut canonical, &described(generation, seq, Codec::Vp9, payload));
+        // I, L, B; PictureID 0x7fff; layer; TL0PICIDX 255.
+        let first = [0xa8, 0xff, 0xff, 0x00, 0xff, 1];
+        assert_eq!(see(1, 10, &first), first);
+        assert_eq!(see(2, 50, &[0xa8, 0x81, 0x00, 0x00, 0x20, 2]), [0xa8, 0x80, 0x00, 0x00, 0x00, 2]);
+        assert_eq!(see(2, 51, &[0xa8, 0x81, 0x01, 0x00, 0x21, 2]), [0xa8, 0x80, 0x01, 0x00, 0x01, 2]);
+        // Flexible mode has no TL0PICIDX; the one after it goes on from the last there was.
+        assert_eq!(see(3, 90, &[0xb8, 0x83, 0x00, 0x00, 3]), [0xb8, 0x80, 0x02, 0x00, 3]);
+        assert_eq!(see(4, 10, &[0xa8, 0x85, 0x00, 0x00, 0x70, 4]), [0xa8, 0x80, 0x03, 0x00, 0x02, 4]);
+    }
+
+    #[test]
+    fn a_7_bit_picture_id_goes_on_in_7_bits_and_a_late_packet_keeps_its_own() {
+        let mut canonical = Canonical::default();
+        let mut see = |generation, seq, id| {
+            seen(&mut canonical, &described(generation, seq, Codec::Vp8, &[0x90, 0x80, id, 0x00]))[2]
+        };
+        assert_eq!([see(1, 10, 126), see(1, 11, 127)], [126, 127]);
+        assert_eq!(see(2, 70, 5), 0);
+        assert_eq!([see(2, 72, 7), see(2, 71, 6)], [2, 1], "reordered");
+        assert_eq!(see(3, 5, 100), 3, "goes on from the newest, not from the last to come");
     }
 
     #[test]
     fn a_new_publisher_is_switched_to_at_its_keyframe_only() {
         let mut canonical = Canonical::default();
-        canonical.place(&vp8(1, 10, 0, 0, 1, 1, true)).expect("keyframe");
-        assert_eq!(canonical.place(&vp8(2, 50, 9, 10, 1, 1, false)).unwrap_err(), Refused::AwaitingKeyframe);
+        canonical.place(&packet(1, 10, 0, 0, 1, 1, true)).expect("keyframe");
+        assert_eq!(canonical.place(&packet(2, 50, 9, 10, 1, 1, false)).unwrap_err(), Refused::AwaitingKeyframe);
         // Until then the old one goes on.
-        canonical.place(&vp8(1, 11, 3000, 33, 2, 2, false)).expect("still bound");
-        canonical.place(&vp8(2, 51, 12, 40, 2, 2, true)).expect("switch");
-        assert_eq!(canonical.place(&vp8(1, 12, 6000, 66, 3, 3, true)).unwrap_err(), Refused::Stale);
-        assert_eq!(canonical.place(&vp8(2, 50, 9, 70, 1, 1, false)).unwrap_err(), Refused::Stale);
+        canonical.place(&packet(1, 11, 3000, 33, 2, 2, false)).expect("still bound");
+        canonical.place(&packet(2, 51, 12, 40, 2, 2, true)).expect("switch");
+        assert_eq!(canonical.place(&packet(1, 12, 6000, 66, 3, 3, true)).unwrap_err(), Refused::Stale);
+        assert_eq!(canonical.place(&packet(2, 50, 9, 70, 1, 1, false)).unwrap_err(), Refused::Stale);
     }
 
     #[test]
     fn a_loss_upstream_leaves_its_gap_and_a_late_packet_keeps_its_place() {
         let mut canonical = Canonical::default();
-        let place = |c: &mut Canonical, seq| c.place(&vp8(1, seq, 0, 0, 1, 1, true)).map(|p| p.seq);
+        let place = |c: &mut Canonical, seq| c.place(&packet(1, seq, 0, 0, 1, 1, true)).map(|p| p.seq);
         assert_eq!(place(&mut canonical, 10), Ok(10));
         assert_eq!(place(&mut canonical, 12), Ok(12));
         assert_eq!(place(&mut canonical, 11), Ok(11));
@@ -266,19 +302,19 @@ mod tests {
     #[test]
     fn padding_leaves_no_gap() {
         let mut canonical = Canonical::default();
-        let mut padding = Arc::into_inner(vp8(1, 11, 0, 0, 1, 1, false)).expect("the only one");
+        let mut padding = Arc::into_inner(packet(1, 11, 0, 0, 1, 1, false)).expect("the only one");
         padding.payload = Arc::from([]);
         let padding = Arc::new(padding);
-        canonical.place(&vp8(1, 10, 0, 0, 1, 1, true)).expect("first");
+        canonical.place(&packet(1, 10, 0, 0, 1, 1, true)).expect("first");
         assert_eq!(canonical.place(&padding).unwrap_err(), Refused::Padding);
-        assert_eq!(canonical.place(&vp8(1, 12, 0, 0, 1, 1, false)).expect("next").seq, 11);
+        assert_eq!(canonical.place(&packet(1, 12, 0, 0, 1, 1, false)).expect("next").seq, 11);
     }
 
     #[test]
     fn a_repair_from_before_padding_keeps_its_place() {
         let mut canonical = Canonical::default();
         let mut place = |seq, padding: bool| {
-            let mut packet = Arc::into_inner(vp8(1, seq, 0, 0, 1, 1, true)).expect("the only one");
+            let mut packet = Arc::into_inner(packet(1, seq, 0, 0, 1, 1, true)).expect("the only one");
             if padding {
                 packet.payload = Arc::from([]);
             }
@@ -301,7 +337,7 @@ mod tests {
     fn what_is_older_than_all_ranges_is_refused() {
         let mut canonical = Canonical::default();
         let mut place = |seq: u64, padding: bool| {
-            let mut packet = Arc::into_inner(vp8(1, seq, 0, 0, 1, 1, true)).expect("the only one");
+            let mut packet = Arc::into_inner(packet(1, seq, 0, 0, 1, 1, true)).expect("the only one");
             if padding {
                 packet.payload = Arc::from([]);
             }
@@ -346,7 +382,7 @@ mod tests {
                         *next - 1
                     }
                 };
-                let mut packet = Arc::into_inner(vp8(*generation, seq, 0, at as u64, 1, 1, flags & 3 == 0)).expect("one");
+                let mut packet = Arc::into_inner(packet(*generation, seq, 0, at as u64, 1, 1, flags & 3 == 0)).expect("one");
                 (packet.ssrc, packet.kind) = (*ssrc, kind);
                 if flags & 4 != 0 {
                     packet.payload = Arc::from([]);

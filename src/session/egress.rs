@@ -229,9 +229,7 @@ impl Egress {
             let packet = &mut packet[..bytes];
             let body = &mut packet[header_bytes..header_bytes + payload.len()];
             body.copy_from_slice(payload);
-            if let Some(rewrite) = canonical.vp8 {
-                rewrite.apply(body);
-            }
+            canonical.rewrite.apply(&canonical.packet.descriptor.numbers, body);
             if padded > payload.len() {
                 rtp::pad(&mut packet[..header_bytes + padded], header_bytes + payload.len());
             }
@@ -335,9 +333,7 @@ impl Egress {
         rtp::write_osn(&mut packet[header_bytes..], (first_seq + offset) as u16);
         let body = &mut packet[header_bytes + OSN_BYTES..bytes - tag_bytes];
         body.copy_from_slice(payload);
-        if let Some(rewrite) = canonical.vp8 {
-            rewrite.apply(body);
-        }
+        canonical.rewrite.apply(&canonical.packet.descriptor.numbers, body);
         self.sealer.seal_rtp(packet, header_bytes, ssrc, seq);
         out.commit(socket, remote, bytes, None, Label { class: class_of(kind), owner: self.owner });
         true

@@ -12,6 +12,7 @@ use manycast::shard::ShardConfig;
 use manycast::shard::message::PeerMessage;
 use manycast::units::Instant;
 use manycast::wire::codec::Format;
+use manycast::wire::descriptor::Descriptor;
 use manycast::wire::packet::{EndToEnd, MediaPacket};
 use str0m::media::MediaKind;
 
@@ -35,7 +36,7 @@ fn packet(arrival: Instant, kind: MediaKind, seq: u64) -> PeerMessage {
         timestamp: 0,
         marker: false,
         starts_keyframe: kind == MediaKind::Audio || seq == 1,
-        vp8: None,
+        descriptor: Descriptor::default(),
         extensions: EndToEnd::default(),
         arrival,
         captured: arrival,
