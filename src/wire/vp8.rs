@@ -111,6 +111,7 @@ mod tests {
             assert_eq!(size(&other), None, "byte {at} is {value:#x}");
         }
         assert_eq!(size(&key[..10]), None, "cut");
+        assert_eq!(size(&[&[0x90, 0x10, 0x05], &key[1..]].concat()), Some((640, 480)), "behind KEYIDX");
     }
 
     proptest::proptest! {
