@@ -37,7 +37,7 @@ use manycast::units::Instant;
 use manycast::wire::classify::classify;
 use manycast::wire::codec::Format;
 use manycast::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition};
-use manycast::wire::vp8::Vp8Header;
+use manycast::wire::vp8;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
@@ -184,8 +184,7 @@ impl Burst {
             timestamp: (self.seq * 300) as u32,
             marker: false,
             starts_keyframe: self.seq == 1,
-            size: None,
-            vp8: Vp8Header::parse(&payload),
+            descriptor: vp8::parse(&payload, false).unwrap_or_default(),
             extensions: EndToEnd::default(),
             arrival: Instant::ZERO,
             captured: Instant::ZERO,

@@ -79,13 +79,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::wire::descriptor::Rewrite;
     use crate::wire::packet::EndToEnd;
     use crate::wire::packet::testing::video;
 
     fn packet(bytes: usize, audio_level: Option<u8>) -> CanonicalPacket {
         let extensions = EndToEnd { audio_level, ..Default::default() };
         let packet = MediaPacket { extensions, ..video(1, 0, false, bytes) };
-        CanonicalPacket { packet: Arc::new(packet), seq: 1, timestamp: 0, vp8: None }
+        CanonicalPacket { packet: Arc::new(packet), seq: 1, timestamp: 0, rewrite: Rewrite::default() }
     }
 
     /// Sizes in, runs out: (number of packets, payload bytes).

@@ -17,6 +17,7 @@ use crate::srtp::keys::MasterKeys;
 use crate::srtp::seal::RtpSealer;
 use crate::units::Instant;
 use crate::wire::codec::Format;
+use crate::wire::descriptor::{Numbers, Rewrite};
 use crate::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition, Run};
 use crate::wire::rtp::{self, ExtensionForms, OSN_BYTES, RtpHeader};
 
@@ -64,8 +65,9 @@ struct TrackTx {
     send_mid: bool,
     /// The newest packet sent as it came: its timestamp, and when it was captured.
     newest: Option<(u32, Instant)>,
-    /// Of the highest number sent.
+    /// Of the highest number sent: its timestamp and the codec's own numbers.
     newest_timestamp: u32,
+    newest_numbers: Numbers,
     /// For sender reports.
     packets: u32,
     octets: u64,
@@ -101,6 +103,8 @@ pub(super) struct Splice {
     pub(super) first_seq: u64,
     /// To add to canonical timestamps.
     timestamp_offset: u32,
+    /// To add to canonical picture numbers.
+    rewrite: Rewrite,
     squeeze: Squeeze,
 }
 
@@ -210,6 +214,7 @@ pub struct Granted {
     /// The packet's own number (RFC 4588 §4).
     osn: u16,
     timestamp: u32,
+    rewrite: Rewrite,
 }
 
 impl Egress {
@@ -244,6 +249,7 @@ impl Egress {
                 send_mid: true,
                 newest: None,
                 newest_timestamp: 0,
+                newest_numbers: Numbers::default(),
                 packets: 0,
                 octets: 0,
             });
@@ -378,6 +384,7 @@ impl Egress {
         let tag_bytes = self.sealer.tag_bytes();
         let room = out.room((end - first) * (HEADER_BYTES_MAX + run.payload_bytes + tag_bytes));
         let (mut at, mut segment, mut sent, mut payload_bytes) = (0, 0, 0, 0);
+        let mut newest = None;
         for (index, canonical) in packets.iter().enumerate().take(end).skip(first) {
             let Some(seq) = splice.seq(canonical.seq).filter(|_| canonical.seq >= from) else { continue };
             let payload = &*canonical.packet.payload;
@@ -401,9 +408,8 @@ impl Egress {
             let packet = &mut packet[..bytes];
             let body = &mut packet[header_bytes..header_bytes + payload.len()];
             body.copy_from_slice(payload);
-            if let Some(rewrite) = canonical.vp8 {
-                rewrite.apply(body);
-            }
+            let rewrite = canonical.rewrite.plus(splice.rewrite);
+            rewrite.apply(&canonical.packet.descriptor.numbers, body);
             if padded > payload.len() {
                 rtp::pad(&mut packet[..header_bytes + padded], header_bytes + payload.len());
             }
@@ -417,6 +423,7 @@ impl Egress {
             if seq >= track.next_seq {
                 track.next_seq = seq + 1;
                 track.newest_timestamp = header.timestamp;
+                newest = Some((canonical.packet.descriptor.numbers, rewrite));
                 if !replaying {
                     track.newest = Some((header.timestamp, canonical.packet.captured));
                 }
@@ -424,6 +431,9 @@ impl Egress {
         }
         if sent == 0 {
             return Written::BeforeStart;
+        }
+        if let Some((numbers, rewrite)) = newest {
+            track.newest_numbers = numbers.plus(rewrite).or(track.newest_numbers);
         }
         // A packet has 1500 bytes at most.
         let label = Label { class: class_of(kind), owner: self.owner };
@@ -499,7 +509,8 @@ impl Egress {
         let bytes = canonical.packet.payload.len();
         let (ssrc, seq) = self.feedback.grant_resend(now, lost.kind, lost.out_seq, bytes, track.octets)?;
         let timestamp = splice.timestamp(canonical);
-        Some(Granted { kind: lost.kind, payload_type, ssrc, seq, osn: lost.out_seq as u16, timestamp })
+        let (osn, rewrite) = (lost.out_seq as u16, splice.rewrite);
+        Some(Granted { kind: lost.kind, payload_type, ssrc, seq, osn, timestamp, rewrite })
     }
 
     /// What a NACK of a canonical packet would ask for.
@@ -511,7 +522,7 @@ impl Egress {
 
     /// Sends a stored packet again. False: no path is nominated.
     pub fn resend(&mut self, canonical: &CanonicalPacket, granted: Granted, out: &mut SendBatch) -> bool {
-        let Granted { kind, payload_type, ssrc, seq, osn, timestamp } = granted;
+        let Granted { kind, payload_type, ssrc, seq, osn, timestamp, rewrite } = granted;
         let (Some((socket, remote)), Some(track)) = (self.path, &self.tracks[kind as usize]) else { return false };
         let payload = &*canonical.packet.payload;
         let header = RtpHeader {
@@ -531,9 +542,7 @@ impl Egress {
         rtp::write_osn(&mut packet[header_bytes..], osn);
         let body = &mut packet[header_bytes + OSN_BYTES..bytes - tag_bytes];
         body.copy_from_slice(payload);
-        if let Some(rewrite) = canonical.vp8 {
-            rewrite.apply(body);
-        }
+        canonical.rewrite.plus(rewrite).apply(&canonical.packet.descriptor.numbers, body);
         self.sealer.seal_rtp(packet, header_bytes, ssrc, seq);
         out.commit(socket, remote, bytes, None, Label { class: class_of(kind), owner: self.owner });
         true
@@ -588,12 +597,17 @@ impl TrackTx {
 
     /// `first` gets the next number.
     fn splice_at(&mut self, rendition: Rendition, first: &CanonicalPacket, squeeze: Squeeze, feedback: &mut Feedback) {
-        let timestamp_offset = match self.splice {
-            None => 0,
-            Some(before) if before.rendition == rendition => before.timestamp_offset,
-            Some(_) => self.next_timestamp(&first.packet).wrapping_sub(first.timestamp),
+        let (timestamp_offset, rewrite) = match self.splice {
+            None => (0, Rewrite::default()),
+            Some(before) if before.rendition == rendition => (before.timestamp_offset, before.rewrite),
+            Some(_) => {
+                let numbers = first.packet.descriptor.numbers.plus(first.rewrite);
+                let rewrite = Rewrite::following(&self.newest_numbers, &numbers);
+                (self.next_timestamp(&first.packet).wrapping_sub(first.timestamp), rewrite)
+            }
         };
-        let splice = Splice { rendition, from: first.seq, first_seq: self.next_seq, timestamp_offset, squeeze };
+        let (from, first_seq) = (first.seq, self.next_seq);
+        let splice = Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze };
         if let Some(past) = self.splice.replace(splice) {
             if past.rendition != rendition {
                 self.switched_from = Some(past.rendition);

@@ -20,6 +20,7 @@ use crate::srtp::seal::RtcpSealer;
 use crate::units::Instant;
 use crate::wire::classify::{Kind, classify};
 use crate::wire::codec::{Codec, Format};
+use crate::wire::descriptor::{Descriptor, Rewrite};
 use crate::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition, Run};
 use crate::wire::rtcp::{self, NtpTime, Rtcp};
 use crate::wire::rtp::{OSN_BYTES, RtpView, parse_rtx};
@@ -119,15 +120,14 @@ impl Scene {
             timestamp: 0,
             marker: false,
             starts_keyframe: true,
-            size: None,
-            vp8: None,
+            descriptor: Descriptor::default(),
             extensions: EndToEnd::default(),
             arrival: self.now,
             captured: self.now,
             payload: vec![seq as u8; PAYLOAD_BYTES].into(),
         };
         let timestamp = (self.now.as_nanos() / 1_000 * clock_rate / 1_000_000) as u32;
-        CanonicalPacket { packet: Arc::new(packet), seq, timestamp, vp8: None }
+        CanonicalPacket { packet: Arc::new(packet), seq, timestamp, rewrite: Rewrite::default() }
     }
 
     /// The next packets of a kind, which leave as one message.

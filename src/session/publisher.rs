@@ -12,9 +12,10 @@ use crate::id::{Generation, StreamId};
 use crate::limits::LAYERS_MAX;
 use crate::units::Instant;
 use crate::wire::codec::{Codec, Format};
+use crate::wire::descriptor::{Descriptor, LayerInfo};
 use crate::wire::keyframe::{self, KeyframeStart};
 use crate::wire::packet::{EndToEnd, MediaPacket};
-use crate::wire::vp8::Vp8Header;
+use crate::wire::{vp8, vp9};
 
 /// A peer that sends one audio and one video track at most.
 pub(super) struct Publisher {
@@ -112,7 +113,7 @@ impl Publisher {
                 pli.next = now + pli.interval;
             }
         }
-        let vp8 = (format.codec == Codec::Vp8).then(|| Vp8Header::parse(&rtp.payload)).flatten();
+        let descriptor = describe(format.codec, &rtp.payload, rtp.header.marker);
         let starts_keyframe =
             track.as_mut().is_some_and(|t| t.starts_keyframe(format.codec, rtp.header.timestamp, &rtp.payload));
         let clock_rate = if kind == MediaKind::Audio { 48_000 } else { 90_000 };
@@ -129,8 +130,7 @@ impl Publisher {
             timestamp: rtp.header.timestamp,
             marker: rtp.header.marker,
             starts_keyframe,
-            size: None,
-            vp8,
+            descriptor,
             extensions: end_to_end(&rtp.header.ext_vals),
             arrival: now,
             captured,
@@ -197,6 +197,19 @@ impl Track {
             Some(KeyframeStart::Picture) => self.parameters_at != Some(timestamp),
         }
     }
+}
+
+/// One layer, where the codec has no layers or the packet cannot be read.
+fn describe(codec: Codec, payload: &[u8], marker: bool) -> Descriptor {
+    let parsed = match codec {
+        Codec::Vp8 => vp8::parse(payload, marker),
+        Codec::Vp9 => vp9::parse(payload),
+        _ => None,
+    };
+    parsed.unwrap_or(Descriptor {
+        layer: LayerInfo { up_switch: true, ends_frame: marker, ..LayerInfo::default() },
+        ..Descriptor::default()
+    })
 }
 
 /// Only what is said from end to end passes.

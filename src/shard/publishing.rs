@@ -58,7 +58,7 @@ impl Publishing {
         layer.last_packet = Some(now);
         if packet.starts_keyframe {
             layer.keyframes.handle_keyframe(now);
-            layer.size = packet.size.unwrap_or(layer.size);
+            layer.size = packet.descriptor.layer.size.unwrap_or(layer.size);
         }
         layer.gop.insert(packet.clone());
         if packet.starts_keyframe || !layer.shown_active {

@@ -19,7 +19,7 @@ use str0m::rtp::{RtpPacket, RtpWrite};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
 use crate::units::{Epoch, Instant};
-use crate::wire::vp8::Vp8Header;
+use crate::wire::vp8;
 
 /// What a synthetic publisher sends.
 #[derive(Clone, Copy, Debug)]
@@ -519,7 +519,9 @@ fn read(now: Instant, rtc: &Rtc, rtp: &RtpPacket) -> Option<Got> {
     let pt = rtp.header.payload_type;
     let codec = rtc.codec_config().find(|p| p.pt() == pt)?.spec().codec;
     let (header, body) = match codec {
-        Codec::Vp8 => (Vp8Header::parse(&rtp.payload), rtp.payload.get(VP8_HEADER_BYTES..)?),
+        Codec::Vp8 => {
+            (vp8::parse(&rtp.payload, rtp.header.marker).map(|d| d.numbers), rtp.payload.get(VP8_HEADER_BYTES..)?)
+        }
         _ => (None, &rtp.payload[..]),
     };
     Some(Got {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use str0m::media::MediaKind;
 
 use super::codec::Format;
-use super::vp8::{Vp8Header, Vp8Rewrite};
+use super::descriptor::{Descriptor, Rewrite};
 use crate::id::{Generation, StreamId};
 use crate::units::Instant;
 
@@ -28,9 +28,7 @@ pub struct MediaPacket {
     pub marker: bool,
     /// The first packet of a frame that a decoder can start on.
     pub starts_keyframe: bool,
-    /// Width and height in pixels, where a keyframe tells.
-    pub size: Option<(u16, u16)>,
-    pub vp8: Option<Vp8Header>,
+    pub descriptor: Descriptor,
     /// Header extensions that pass from publisher to viewer.
     pub extensions: EndToEnd,
     /// When the datagram that carried it was received.
@@ -77,8 +75,8 @@ pub struct CanonicalPacket {
     pub seq: u64,
     /// Continuous from publisher to publisher, in the clock rate of the codec.
     pub timestamp: u32,
-    /// PictureID and TL0PICIDX of a VP8 payload, where they differ from the publisher's.
-    pub vp8: Option<Vp8Rewrite>,
+    /// What makes the codec's own numbers continuous too; nothing for the first publisher's.
+    pub rewrite: Rewrite,
 }
 
 impl AsRef<MediaPacket> for CanonicalPacket {
@@ -143,8 +141,7 @@ pub(crate) mod testing {
             timestamp,
             marker: false,
             starts_keyframe,
-            size: None,
-            vp8: None,
+            descriptor: Descriptor::default(),
             extensions: EndToEnd::default(),
             arrival: Instant::ZERO,
             captured: Instant::ZERO,

@@ -14,6 +14,7 @@ use manycast::shard::ShardConfig;
 use manycast::shard::message::PeerMessage;
 use manycast::units::Instant;
 use manycast::wire::codec::Format;
+use manycast::wire::descriptor::Descriptor;
 use manycast::wire::packet::{EndToEnd, MediaPacket};
 use str0m::media::MediaKind;
 
@@ -42,8 +43,7 @@ fn packet_of(stream: StreamId, arrival: Instant, kind: MediaKind, seq: u64) -> P
         timestamp: seq as u32 * 3000,
         marker: false,
         starts_keyframe: kind == MediaKind::Audio || seq == 1,
-        size: None,
-        vp8: None,
+        descriptor: Descriptor::default(),
         extensions: EndToEnd::default(),
         arrival,
         captured: arrival,
