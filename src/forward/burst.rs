@@ -86,7 +86,7 @@ mod tests {
     fn packet(bytes: usize, audio_level: Option<u8>) -> CanonicalPacket {
         let extensions = EndToEnd { audio_level, ..Default::default() };
         let packet = MediaPacket { extensions, ..video(1, 0, false, bytes) };
-        CanonicalPacket { packet: Arc::new(packet), seq: 1, timestamp: 0, rewrite: Rewrite::default() }
+        CanonicalPacket { packet: Arc::new(packet), seq: 1, timestamp: 0, marker: false, rewrite: Rewrite::default() }
     }
 
     /// Sizes in, runs out: (number of packets, payload bytes).

@@ -11,7 +11,8 @@ use str0m::media::MediaKind;
 
 use crate::id::Generation;
 use crate::units::Instant;
-use crate::wire::descriptor::{Numbers, Rewrite};
+use crate::wire::codec::Codec;
+use crate::wire::descriptor::{Numbers, PictureId, Rewrite};
 use crate::wire::packet::{CanonicalPacket, MediaPacket};
 
 /// A stream's audio or video in the numbering that this shard's viewers see.
@@ -31,7 +32,8 @@ struct Source {
     /// may be older than the newest: it keeps its place.
     ranges: [SeqRange; RANGES],
     timestamp_offset: u32,
-    rewrite: Rewrite,
+    /// The picture that was left out last.
+    left_out: Option<PictureId>,
 }
 
 /// Ranges between padding that are remembered: a repair is half a second late at most, in which a publisher probes a few
@@ -43,6 +45,7 @@ const RANGES: usize = 16;
 struct SeqRange {
     first: u64,
     offset: i64,
+    rewrite: Rewrite,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,25 +81,20 @@ impl Canonical {
             _ if packet.payload.is_empty() => return Err(Refused::Padding),
             _ => self.bind(packet),
         };
-        let seq = source.place(packet.seq).ok_or(Refused::Stale)?;
+        let (seq, rewrite) = source.place(packet.seq).ok_or(Refused::Stale)?;
         if packet.payload.is_empty() {
-            // Probing on the media SSRC. In order, the next packet takes its number; late, the gap stays: that number
-            // may have been promised already.
-            if self.newest.is_some_and(|n| seq > n.seq)
-                && let Some(source) = &mut self.source
-            {
-                source.close_up(packet.seq);
-            }
+            self.leave_out(packet);
             return Err(Refused::Padding);
         }
         let canonical = CanonicalPacket {
             packet: packet.clone(),
             seq,
             timestamp: packet.timestamp.wrapping_add(source.timestamp_offset),
-            rewrite: source.rewrite,
+            marker: packet.marker,
+            rewrite,
         };
         if self.newest.is_none_or(|n| seq >= n.seq) {
-            let numbers = packet.descriptor.numbers.plus(source.rewrite);
+            let numbers = packet.descriptor.numbers.plus(rewrite);
             self.newest = Some(Newest {
                 seq,
                 timestamp: canonical.timestamp,
@@ -107,10 +105,20 @@ impl Canonical {
         Ok(canonical)
     }
 
+    /// The packet goes to nobody: padding, which probes on the media SSRC, or what is above a rendition. In order, the next
+    /// packet takes its number; late, the gap stays: that number may have been promised already.
+    pub fn leave_out(&mut self, packet: &MediaPacket) {
+        let Some(source) = self.source.as_mut().filter(|s| s.is(packet)) else { return };
+        let Some((seq, _)) = source.place(packet.seq) else { return };
+        if self.newest.is_some_and(|n| seq > n.seq) {
+            source.close_up(packet);
+        }
+    }
+
     /// Whether a packet of the publisher that is bound now has had its place, or is too old for one.
     pub fn has_placed(&self, packet: &MediaPacket) -> bool {
         let Some(source) = self.source.filter(|s| s.is(packet)) else { return false };
-        source.place(packet.seq).is_none_or(|seq| self.newest.is_some_and(|n| seq <= n.seq))
+        source.place(packet.seq).is_none_or(|(seq, _)| self.newest.is_some_and(|n| seq <= n.seq))
     }
 
     /// Offsets are computed once per publisher and then constant: computing them per packet would add jitter.
@@ -118,17 +126,17 @@ impl Canonical {
         let mut source = Source {
             generation: packet.generation,
             ssrc: packet.ssrc,
-            ranges: [SeqRange { first: packet.seq, offset: 0 }; RANGES],
+            ranges: [SeqRange { first: packet.seq, offset: 0, rewrite: Rewrite::default() }; RANGES],
             timestamp_offset: 0,
-            rewrite: Rewrite::default(),
+            left_out: None,
         };
         if let Some(newest) = self.newest {
             let offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
-            source.ranges = [SeqRange { first: packet.seq, offset }; RANGES];
+            let rewrite = Rewrite::following(&newest.numbers, &packet.descriptor.numbers);
+            source.ranges = [SeqRange { first: packet.seq, offset, rewrite }; RANGES];
             let elapsed = packet.captured.since(newest.captured);
             let timestamp = newest.timestamp.wrapping_add(ticks(packet.kind, elapsed));
             source.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
-            source.rewrite = Rewrite::following(&newest.numbers, &packet.descriptor.numbers);
         }
         *self.source.insert(source)
     }
@@ -140,24 +148,30 @@ impl Source {
     }
 
     /// The canonical number; `None` when it is not known any more, or was padding's and is closed up.
-    fn place(&self, seq: u64) -> Option<u64> {
+    fn place(&self, seq: u64) -> Option<(u64, Rewrite)> {
         let at = self.ranges.iter().position(|r| seq >= r.first)?;
         let canonical = self.ranges[at].canonical(seq);
         let newer = at.checked_sub(1).map(|newer| self.ranges[newer]);
-        newer.is_none_or(|r| canonical < r.canonical(r.first)).then_some(canonical)
+        newer.is_none_or(|r| canonical < r.canonical(r.first)).then_some((canonical, self.ranges[at].rewrite))
     }
 
-    /// The packet after `padding`, which is the newest, takes its number.
-    fn close_up(&mut self, padding: u64) {
-        let SeqRange { first, offset } = self.ranges[0];
-        if padding < first {
+    /// The packet after `left_out`, which is the newest, takes its number, and in VP8 the picture after its picture takes
+    /// that one's. (VP9's references count in picture ids, so there a gap must stay.)
+    fn close_up(&mut self, left_out: &MediaPacket) {
+        let SeqRange { first, offset, mut rewrite } = self.ranges[0];
+        if left_out.seq < first {
             return;
         }
-        // Padding in a row: nothing was given out in between.
-        if padding != first {
+        let picture = left_out.descriptor.numbers.picture_id.filter(|_| left_out.format.codec == Codec::Vp8);
+        if picture.is_some() && picture != self.left_out {
+            rewrite.picture_id = rewrite.picture_id.wrapping_sub(1);
+            self.left_out = picture;
+        }
+        // Several in a row: nothing was given out in between.
+        if left_out.seq != first {
             self.ranges.rotate_right(1);
         }
-        self.ranges[0] = SeqRange { first: padding + 1, offset: offset - 1 };
+        self.ranges[0] = SeqRange { first: left_out.seq + 1, offset: offset - 1, rewrite };
     }
 }
 
@@ -182,7 +196,7 @@ fn ticks(kind: MediaKind, elapsed: Duration) -> u32 {
 mod tests {
     use super::*;
     use crate::id::StreamId;
-    use crate::wire::codec::{Codec, Format};
+    use crate::wire::codec::Format;
     use crate::wire::packet::EndToEnd;
     use crate::wire::{vp8, vp9};
 

@@ -150,7 +150,8 @@ impl<K> Track<K> {
             return Err(Refused::AwaitingKeyframe);
         }
         self.cold = false;
-        let canonical = self.canonical.place(packet)?;
+        let mut canonical = self.canonical.place(packet)?;
+        canonical.marker = self.rendition.marker(packet);
         self.newest_seq = self.newest_seq.max(canonical.seq);
         self.store.insert(canonical.clone());
         if self.kind == MediaKind::Video {
@@ -303,8 +304,16 @@ impl<K: Copy + PartialEq> Fanout<K> {
     pub fn handle(&mut self, now: Instant, packet: &Arc<MediaPacket>, mut tell: impl FnMut(NotTaken)) {
         let Some(local) = self.streams.get_mut(&packet.stream) else { return };
         for (at, track) in local.tracks.iter_mut().enumerate() {
-            if track.kind != packet.kind || !track.watched() || !track.rendition.takes(packet) {
+            if track.kind != packet.kind || !track.watched() {
                 continue;
+            }
+            match track.rendition.takes(packet) {
+                None => continue,
+                Some(false) => {
+                    track.canonical.leave_out(packet);
+                    continue;
+                }
+                Some(true) => {}
             }
             let canonical = match track.place(packet) {
                 Ok(canonical) => canonical,
@@ -330,9 +339,11 @@ impl<K: Copy + PartialEq> Fanout<K> {
         for packet in packets {
             let Some(local) = self.streams.get_mut(&packet.stream) else { return };
             for track in local.tracks.iter_mut().filter(|t| t.kind == packet.kind && t.watched()) {
-                if track.rendition.takes(packet) && !track.canonical.has_placed(packet) {
+                match track.rendition.takes(packet) {
                     // What it refuses is older than what it has.
-                    let _ = track.place(packet);
+                    Some(true) if !track.canonical.has_placed(packet) => drop(track.place(packet)),
+                    Some(false) => track.canonical.leave_out(packet),
+                    _ => {}
                 }
             }
         }

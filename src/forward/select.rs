@@ -24,7 +24,8 @@ pub struct Wish {
     pub pin: Option<u8>,
     pub width_max: Option<u16>,
     pub height_max: Option<u16>,
-    /// Highest temporal id.
+    /// Highest ids of scalability layers.
+    pub spatial_max: Option<u8>,
     pub temporal_max: Option<u8>,
 }
 

@@ -391,7 +391,7 @@ impl Egress {
             let padded = run.padded_bytes(index, payload.len());
             let header = RtpHeader {
                 payload_type: payload_types.media,
-                marker: canonical.packet.marker,
+                marker: canonical.marker,
                 seq: seq as u16,
                 timestamp: splice.timestamp(canonical),
                 ssrc: track.ssrc,
@@ -525,14 +525,8 @@ impl Egress {
         let Granted { kind, payload_type, ssrc, seq, osn, timestamp, rewrite } = granted;
         let (Some((socket, remote)), Some(track)) = (self.path, &self.tracks[kind as usize]) else { return false };
         let payload = &*canonical.packet.payload;
-        let header = RtpHeader {
-            payload_type,
-            marker: canonical.packet.marker,
-            seq: seq as u16,
-            timestamp,
-            ssrc,
-            padding: false,
-        };
+        let header =
+            RtpHeader { payload_type, marker: canonical.marker, seq: seq as u16, timestamp, ssrc, padding: false };
         let tag_bytes = self.sealer.tag_bytes();
         let packet = out.room(HEADER_BYTES_MAX + OSN_BYTES + payload.len() + tag_bytes);
         // Firefox drops RTX without a mid.

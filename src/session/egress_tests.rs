@@ -127,7 +127,7 @@ impl Scene {
             payload: vec![seq as u8; PAYLOAD_BYTES].into(),
         };
         let timestamp = (self.now.as_nanos() / 1_000 * clock_rate / 1_000_000) as u32;
-        CanonicalPacket { packet: Arc::new(packet), seq, timestamp, rewrite: Rewrite::default() }
+        CanonicalPacket { packet: Arc::new(packet), seq, timestamp, marker: false, rewrite: Rewrite::default() }
     }
 
     /// The next packets of a kind, which leave as one message.

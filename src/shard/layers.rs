@@ -43,7 +43,8 @@ impl Selection {
     }
 
     fn rendition(&self, layer: u8) -> Rendition {
-        Rendition { layer, temporal_max: self.wish.temporal_max.unwrap_or(u8::MAX), ..Rendition::default() }
+        let Wish { spatial_max, temporal_max, .. } = self.wish;
+        Rendition { layer, spatial_max: spatial_max.unwrap_or(u8::MAX), temporal_max: temporal_max.unwrap_or(u8::MAX) }
     }
 }
 

@@ -75,6 +75,7 @@ pub struct CanonicalPacket {
     pub seq: u64,
     /// Continuous from publisher to publisher, in the clock rate of the codec.
     pub timestamp: u32,
+    pub marker: bool,
     /// What makes the codec's own numbers continuous too; nothing for the first publisher's.
     pub rewrite: Rewrite,
 }
@@ -97,9 +98,17 @@ pub struct Rendition {
 }
 
 impl Rendition {
-    /// Whether the packet is in it.
-    pub fn takes(&self, packet: &MediaPacket) -> bool {
-        packet.layer == self.layer
+    /// Whether the packet is in it; `None`: it belongs to another layer altogether.
+    pub fn takes(&self, packet: &MediaPacket) -> Option<bool> {
+        let layer = packet.descriptor.layer;
+        let within = layer.spatial <= self.spatial_max && layer.temporal <= self.temporal_max;
+        (packet.layer == self.layer).then_some(within)
+    }
+
+    /// The marker ends a picture (RFC 9628 §4.1), which without the spatial layers above ends sooner.
+    pub fn marker(&self, packet: &MediaPacket) -> bool {
+        let layer = packet.descriptor.layer;
+        packet.marker || (layer.ends_frame && layer.spatial == self.spatial_max)
     }
 }
 

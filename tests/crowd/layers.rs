@@ -185,3 +185,47 @@ fn a_layer_that_sends_no_keyframe_is_left_alone_for_a_while() {
     play(&mut room, &[0, 1, 2], &mut seq, &[]);
     assert_eq!(layers_seen(room.clients[0].got()), [1, 2], "and tried again");
 }
+
+/// VP8 with three temporal layers: 0 2 1 2, in frames of one packet.
+#[test]
+fn temporal_layers_above_the_wish_leave_no_trace() {
+    let mut room = layered([true, false, false]);
+    watch(&mut room);
+    wish(&mut room, Wish { temporal_max: Some(1), ..Wish::default() });
+    for seq in 1..=80u64 {
+        let temporal = [0u8, 2, 1, 2][(seq as usize - 1) % 4];
+        let tl0 = ((seq + 3) / 4) as u8;
+        let mut payload = vec![0x90, 0xe0, 0x80, seq as u8, tl0, temporal << 6, 0x10];
+        payload.extend(u32::from(temporal).to_be_bytes());
+        payload.resize(500, 0);
+        let packet = MediaPacket {
+            stream: STREAM,
+            kind: MediaKind::Video,
+            layer: 0,
+            generation: Generation(1),
+            format: Format::VP8,
+            ssrc: 1,
+            seq,
+            timestamp: seq as u32 * 3000,
+            marker: true,
+            starts_keyframe: seq == 1,
+            descriptor: manycast::wire::vp8::parse(&payload, true).expect("well-formed"),
+            extensions: EndToEnd::default(),
+            arrival: room.now,
+            captured: room.now,
+            payload: Arc::from(payload),
+        };
+        room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(packet)), &mut room.out);
+        deliver(&mut room, || true);
+        room.now += Duration::from_millis(33);
+        room.shard.handle_timeout(room.now, &mut room.out);
+    }
+    let got = room.clients[0].got();
+    assert_eq!(got.len(), 40);
+    for (i, pair) in got.windows(2).enumerate() {
+        let [a, b] = pair else { continue };
+        let pictures = b.picture_id.expect("VP8").wrapping_sub(a.picture_id.expect("VP8"));
+        assert_eq!((b.seq - a.seq, pictures, b.timestamp.wrapping_sub(a.timestamp)), (1, 1, 6000), "{i}");
+        assert_eq!(b.stamp.source, [1, 0][i % 2]);
+    }
+}
