@@ -173,6 +173,8 @@ impl Shard {
                     .unwrap_or_else(|| Err("the session has ended".into()));
                 self.events.push_back(Event::IceRestarted { session, request, result });
             }
+            // Every viewer gets what there is.
+            Command::SelectLayer { .. } => {}
             Command::Stop => {
                 self.stopping = true;
                 let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
@@ -583,6 +585,6 @@ impl Shard {
             viewers: self.sessions.len() - publishers,
             backend: Vec::new(),
         };
-        Report { at: now, figures, tracks }
+        Report { at: now, figures, tracks, layers: Vec::new() }
     }
 }
