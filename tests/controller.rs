@@ -1,5 +1,8 @@
 //! The controller under virtual time: a test plays the clients and the shards.
 
+#[path = "controller/events.rs"]
+mod events;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +15,7 @@ use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
 use manycast::config::{Config, Flags};
-use manycast::control::{Controller, Output, Request, Response};
+use manycast::control::{Controller, Output, Part, Request, Response};
 use manycast::id::{Generation, SessionId, ShardId};
 use manycast::session::negotiate::PeerConfig;
 use manycast::session::{CloseReason, IceRestart};
@@ -41,6 +44,7 @@ struct World {
     peer: IpAddr,
     commands: Vec<(ShardId, Command)>,
     answers: Vec<(RequestId, Response)>,
+    parts: Vec<(RequestId, Part)>,
     slots: Vec<Arc<Slot>>,
 }
 
@@ -64,6 +68,7 @@ impl World {
             peer: [203, 0, 113, 1].into(),
             commands: Vec::new(),
             answers: Vec::new(),
+            parts: Vec::new(),
             slots: Vec::new(),
         }
     }
@@ -80,6 +85,7 @@ impl World {
                     }
                     self.commands.push((shard, command));
                 }
+                Output::Stream(id, part) => self.parts.push((id, part)),
                 Output::Respond(id, response) => self.answers.push((id, response)),
             }
         }
@@ -574,7 +580,7 @@ fn report(at: Instant, tracks: Vec<TrackReport>) -> Report {
         viewers: 0,
         backend: Vec::new(),
     };
-    Report { at, figures, tracks }
+    Report { at, figures, tracks, layers: Vec::new() }
 }
 
 #[test]

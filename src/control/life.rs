@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use str0m::media::MediaKind;
 use tracing::{debug, info};
 
 use super::controller::Controller;
@@ -167,6 +168,9 @@ impl Controller {
             patches: Bucket::full(now, self.config.limits.patch_rate.max(1.0)),
             candidates_trickled: 0,
             wait_until,
+            video_line: offer.media.iter().position(|m| m.kind == MediaKind::Video),
+            wish: None,
+            event_streams: 0,
             tracks: [None, None],
         };
         info!(session = %id, stream = opening.stream, role = role.name(), "session created");
@@ -222,20 +226,25 @@ impl Controller {
             entry.publishers.remove(&id);
             entry.viewers.remove(&id);
             if entry.active.is_some_and(|a| a.session == id) {
-                entry.active = None;
-                entry.grace_until = now + limits::PUBLISHER_GRACE;
+                entry.deactivate(now + limits::PUBLISHER_GRACE);
                 self.timers.arm(entry.grace_until, Timer::Grace(stream));
                 info!(stream = record.stream_name(), viewers = entry.viewers.len(), "stream has no publisher");
+                self.tell_live(stream, false);
             }
         }
+        self.end_event_streams(stream, id);
+        self.viewers_changed(now, stream);
         self.streams.close_if_idle(stream);
     }
 
-    pub(super) fn connected(&mut self, id: SessionId) {
+    pub(super) fn connected(&mut self, now: Instant, id: SessionId) {
         if self.sessions.establish(id)
             && let Some(record) = self.sessions.get(id)
         {
             info!(session = %id, stream = record.stream_name(), role = record.role.name(), "session connected");
+            let stream = record.slot.stream.id;
+            self.tell_early_wish(id);
+            self.viewers_changed(now, stream);
         }
     }
 
@@ -253,6 +262,7 @@ impl Controller {
         for id in replaced {
             self.close(now, id, CloseReason::TakenOver);
         }
+        self.tell_live(stream, true);
     }
 
     pub(super) fn wait_is_over(&mut self, now: Instant, id: SessionId) {

@@ -10,10 +10,14 @@
 //! ```
 
 mod auth;
+mod body;
 mod controller;
 mod cors;
+mod event_streams;
+mod events;
 mod exchange;
 pub mod http;
+mod layer;
 mod legacy;
 mod life;
 mod origin;
@@ -28,5 +32,5 @@ mod timers;
 mod whep;
 mod whip;
 
-pub use controller::{Controller, Output};
+pub use controller::{Controller, Output, Part};
 pub use exchange::{Request, Response};

@@ -1,5 +1,6 @@
 //! Which of a publisher's simulcast layers a viewer is to see.
 
+use crate::id::Rid;
 use crate::limits::LAYERS_MAX;
 
 /// One layer as the publisher's shard measures it.
@@ -12,6 +13,11 @@ pub struct Layer {
     /// Of its last keyframe in pixels; 0 where the codec does not tell.
     pub width: u16,
     pub height: u16,
+    /// Its name; empty without simulcast.
+    pub rid: Rid,
+    /// Highest ids of scalability layers seen.
+    pub spatial: u8,
+    pub temporal: u8,
 }
 
 /// All of them, by index.
@@ -21,12 +27,12 @@ pub type Layers = [Layer; LAYERS_MAX];
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
     /// This layer and no other, while it is sent.
-    pub pin: Option<u8>,
-    pub width_max: Option<u16>,
-    pub height_max: Option<u16>,
+    pub rid: Option<Rid>,
+    pub max_width: Option<u16>,
+    pub max_height: Option<u16>,
     /// Highest ids of scalability layers.
-    pub spatial_max: Option<u8>,
-    pub temporal_max: Option<u8>,
+    pub max_spatial: Option<u8>,
+    pub max_temporal: Option<u8>,
 }
 
 /// The active layers from the lowest to the highest: by their measured size, never by name or order, for browsers name the
@@ -52,9 +58,9 @@ pub fn ranked(layers: &Layers) -> impl DoubleEndedIterator<Item = u8> + use<> {
 pub fn allowed(layers: &Layers, wish: &Wish) -> impl DoubleEndedIterator<Item = u8> + use<> {
     let fits = |i: u8| {
         let layer = layers[usize::from(i)];
-        wish.pin.is_none_or(|pin| pin == i)
-            && wish.width_max.is_none_or(|max| layer.width <= max)
-            && wish.height_max.is_none_or(|max| layer.height <= max)
+        wish.rid.is_none_or(|rid| rid == layer.rid)
+            && wish.max_width.is_none_or(|max| layer.width <= max)
+            && wish.max_height.is_none_or(|max| layer.height <= max)
     };
     let mut chosen = [0u8; LAYERS_MAX];
     let mut count = 0;
@@ -83,7 +89,8 @@ mod tests {
     fn layers(of: [(u64, u16, u16); 3]) -> Layers {
         let mut layers = Layers::default();
         for (i, (bitrate, width, height)) in of.into_iter().enumerate() {
-            layers[i] = Layer { active: bitrate > 0, bitrate, width, height };
+            let rid = Rid::new(&i.to_string()).expect("short");
+            layers[i] = Layer { active: bitrate > 0, bitrate, width, height, rid, ..Layer::default() };
         }
         layers
     }
@@ -110,12 +117,12 @@ mod tests {
         {
             assert_eq!(choose(&three, &wish, ceiling), Some(chosen), "{ceiling:?}");
         }
-        assert_eq!(choose(&three, &Wish { pin: Some(0), ..wish }, None), Some(0));
-        assert_eq!(choose(&three, &Wish { pin: Some(2), ..wish }, Some(1)), Some(2), "a pin is not bounded");
-        assert_eq!(choose(&three, &Wish { height_max: Some(400), ..wish }, None), Some(1));
-        assert_eq!(choose(&three, &Wish { width_max: Some(100), ..wish }, None), Some(0), "the lowest where none fits");
+        assert_eq!(choose(&three, &Wish { rid: Rid::new("0"), ..wish }, None), Some(0));
+        assert_eq!(choose(&three, &Wish { rid: Rid::new("2"), ..wish }, Some(1)), Some(2), "a pin is not bounded");
+        assert_eq!(choose(&three, &Wish { max_height: Some(400), ..wish }, None), Some(1));
+        assert_eq!(choose(&three, &Wish { max_width: Some(100), ..wish }, None), Some(0), "the lowest where none fits");
         let two = layers([(150_000, 320, 180), (500_000, 640, 360), (0, 1280, 720)]);
-        assert_eq!(choose(&two, &Wish { pin: Some(2), ..wish }, None), Some(0), "what is pinned is not sent");
+        assert_eq!(choose(&two, &Wish { rid: Rid::new("2"), ..wish }, None), Some(0), "what is pinned is not sent");
         assert_eq!(choose(&two, &wish, None), Some(1));
         assert_eq!(choose(&Layers::default(), &wish, None), None);
     }

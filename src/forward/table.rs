@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use str0m::media::MediaKind;
 
 use super::select::{Layer, Layers};
-use crate::id::{Generation, ShardId, StreamId};
+use crate::id::{Generation, Rid, ShardId, StreamId};
 use crate::limits;
 
 /// One named stream, shared by every shard and by control for as long as anyone publishes or watches it.
@@ -35,6 +35,9 @@ struct SharedLayer {
     bitrate: AtomicU64,
     /// Width in the upper half, height in the lower.
     size: AtomicU32,
+    rid: AtomicU64,
+    /// Highest spatial id in the upper half, temporal in the lower.
+    scalability: AtomicU16,
 }
 
 impl Stream {
@@ -109,6 +112,9 @@ impl Stream {
         let shared = &self.layers[usize::from(layer)];
         shared.bitrate.store(figures.bitrate, Ordering::Relaxed);
         shared.size.store(u32::from(figures.width) << 16 | u32::from(figures.height), Ordering::Relaxed);
+        shared.rid.store(figures.rid.to_bits(), Ordering::Relaxed);
+        let scalability = u16::from(figures.spatial) << 8 | u16::from(figures.temporal);
+        shared.scalability.store(scalability, Ordering::Relaxed);
         shared.active.store(figures.active, Ordering::Release);
     }
 
@@ -117,7 +123,9 @@ impl Stream {
             let active = shared.active.load(Ordering::Acquire);
             let size = shared.size.load(Ordering::Relaxed);
             let bitrate = shared.bitrate.load(Ordering::Relaxed);
-            Layer { active, bitrate, width: (size >> 16) as u16, height: size as u16 }
+            let rid = Rid::from_bits(shared.rid.load(Ordering::Relaxed));
+            let [spatial, temporal] = shared.scalability.load(Ordering::Relaxed).to_be_bytes();
+            Layer { active, bitrate, width: (size >> 16) as u16, height: size as u16, rid, spatial, temporal }
         })
     }
 

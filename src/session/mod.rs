@@ -22,7 +22,7 @@ use str0m::{Candidate, Event as RtcEvent, IceConnectionState};
 use tracing::{debug, field, info, warn};
 
 use crate::datagram::{SendBatch, SocketId};
-use crate::id::{SessionId, StreamId};
+use crate::id::{Rid, SessionId, StreamId};
 use crate::limits;
 use crate::srtp::dtls::{KeySlot, Observed};
 use crate::units::Instant;
@@ -256,6 +256,12 @@ impl Session {
     /// RTP and RTCP datagrams that str0m wanted to send beside a viewer's own media plane since the last call.
     pub fn take_suppressed(&mut self) -> u64 {
         self.peer.take_suppressed()
+    }
+
+    /// Names of a publisher's simulcast layers, in the order of the offer.
+    pub fn rids(&self) -> impl Iterator<Item = Rid> + use<'_> {
+        let Plane::Publisher(publisher) = &self.plane else { return None.into_iter().flatten() };
+        Some(publisher.rids()).into_iter().flatten()
     }
 
     /// Asks this publisher's encoder for a keyframe of a layer. False when it does not send that, or is not connected.

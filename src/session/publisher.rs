@@ -8,7 +8,7 @@ use str0m::rtp::{ExtensionValues, RtpPacket};
 
 use super::capture::CaptureClock;
 use super::negotiate::BoundFormat;
-use crate::id::{Generation, StreamId};
+use crate::id::{self, Generation, StreamId};
 use crate::limits::LAYERS_MAX;
 use crate::units::Instant;
 use crate::wire::codec::{Codec, Format};
@@ -137,6 +137,10 @@ impl Publisher {
             payload: rtp.payload,
         };
         Some((packet, started))
+    }
+
+    pub fn rids(&self) -> impl Iterator<Item = id::Rid> + use<'_> {
+        self.rids.iter().filter_map(|rid| id::Rid::new(rid))
     }
 
     /// By SSRC, which a layer shows with its rid in the first packets only. `None`: a rid that was not offered.

@@ -43,8 +43,8 @@ impl Selection {
     }
 
     fn rendition(&self, layer: u8) -> Rendition {
-        let Wish { spatial_max, temporal_max, .. } = self.wish;
-        Rendition { layer, spatial_max: spatial_max.unwrap_or(u8::MAX), temporal_max: temporal_max.unwrap_or(u8::MAX) }
+        let Wish { max_spatial, max_temporal, .. } = self.wish;
+        Rendition { layer, spatial_max: max_spatial.unwrap_or(u8::MAX), temporal_max: max_temporal.unwrap_or(u8::MAX) }
     }
 }
 

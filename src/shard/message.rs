@@ -15,6 +15,9 @@ use crate::units::Instant;
 use crate::wire::codec::Format;
 use crate::wire::packet::MediaPacket;
 
+/// Layers that one stream is reported with: browsers and OBS send three, a fourth is for who sends more.
+pub const LAYERS_REPORTED_MAX: usize = 4;
+
 /// Which HTTP exchange waits for an answer from a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
@@ -32,7 +35,7 @@ pub enum Command {
     AddCandidates { session: SessionId, candidates: Vec<String> },
     /// To the owner. Answered by [`Event::IceRestarted`].
     RestartIce { session: SessionId, request: RequestId, ufrag: String, pwd: String, candidates: Vec<String> },
-    /// To the owner: what a viewer wants to see.
+    /// To the owner: what a viewer wants to be sent of its stream's video. Sent once the viewer is connected.
     SelectLayer { session: SessionId, wish: Wish },
     /// Close every session, then say [`Event::Stopped`].
     Stop,
@@ -80,6 +83,8 @@ pub struct Report {
     pub figures: ShardFigures,
     /// Of publishers that viewers see now.
     pub tracks: Vec<TrackReport>,
+    /// Of publishers that viewers see now: at most [`LAYERS_REPORTED_MAX`] of each stream's video.
+    pub layers: Vec<LayerReport>,
 }
 
 /// One publisher's track on a shard. Cumulative since the session began.
@@ -92,6 +97,25 @@ pub struct TrackReport {
     pub bytes: u64,
     /// When its last packet came.
     pub last_packet: Instant,
+}
+
+/// One layer of a publisher's video, as it was in the last second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerReport {
+    pub stream: StreamId,
+    /// Empty without simulcast.
+    pub rid: Box<str>,
+    /// Packets of it come.
+    pub active: bool,
+    /// Bit/s.
+    pub bitrate: u64,
+    /// Pixels; 0 when unknown.
+    pub width: u16,
+    pub height: u16,
+    /// Highest spatial layer id seen.
+    pub spatial: u8,
+    /// Highest temporal layer id seen.
+    pub temporal: u8,
 }
 
 /// From shard to shard. Lossy: bounded, dropped and counted when the queue is full.

@@ -323,7 +323,7 @@ impl Shard {
             "ICE checking");
         self.counters.sessions_started += 1;
         let id = session.id;
-        let publishing = (session.role() == Role::Publisher).then(Publishing::default);
+        let publishing = (session.role() == Role::Publisher).then(|| Publishing::new(&session));
         let key = self.sessions.insert(Entry {
             session,
             slot,
@@ -503,6 +503,8 @@ impl Shard {
             viewers: self.sessions.len() - publishers,
             backend: Vec::new(),
         };
-        Report { at: now, figures, tracks }
+        let active = self.sessions.iter().filter(|(_, e)| e.publishing.as_ref().is_some_and(|p| p.active));
+        let layers = active.flat_map(|(_, e)| publishing::layer_reports(&e.slot.stream)).collect();
+        Report { at: now, figures, tracks, layers }
     }
 }

@@ -8,17 +8,17 @@ use str0m::media::MediaKind;
 use tracing::info;
 
 use super::Shard;
-use super::message::{Event, PeerMessage, TrackReport};
+use super::message::{Event, LayerReport, PeerMessage, TrackReport};
 use crate::datagram::SendBatch;
 use crate::forward::gop::Gop;
 use crate::forward::keyframes::KeyframeRequests;
 use crate::forward::pacer::Meter;
 use crate::forward::select::Layer;
 use crate::forward::table::Stream;
-use crate::id::{Generation, ShardId, StreamId};
+use crate::id::{Generation, Rid, ShardId, StreamId};
 use crate::limits::LAYERS_MAX;
 use crate::metrics::DropReason;
-use crate::session::{CloseReason, TrackStarted};
+use crate::session::{CloseReason, Session, TrackStarted};
 use crate::units::Instant;
 use crate::wire::packet::MediaPacket;
 
@@ -46,16 +46,47 @@ struct PublishedLayer {
     gop: Gop<Arc<MediaPacket>>,
     meter: Meter,
     size: (u16, u16),
+    rid: Rid,
+    /// Highest ids of scalability layers seen.
+    spatial: u8,
+    temporal: u8,
     last_packet: Option<Instant>,
     /// As all shards know it.
     shown_active: bool,
 }
 
+/// Of a publisher that viewers see, for control.
+pub(super) fn layer_reports(stream: &Stream) -> impl Iterator<Item = LayerReport> + use<> {
+    let id = stream.id;
+    let known = stream.layers().into_iter().filter(|l| l.active || l.bitrate > 0 || l.width > 0);
+    known.map(move |Layer { active, bitrate, width, height, rid, spatial, temporal }| LayerReport {
+        stream: id,
+        rid: rid.as_str().into(),
+        active,
+        bitrate,
+        width,
+        height,
+        spatial,
+        temporal,
+    })
+}
+
 impl Publishing {
+    pub fn new(session: &Session) -> Publishing {
+        let mut publishing = Publishing::default();
+        for (layer, rid) in publishing.layers.iter_mut().zip(session.rids()) {
+            layer.rid = rid;
+        }
+        publishing
+    }
+
     fn handle_video(&mut self, now: Instant, packet: &Arc<MediaPacket>, stream: &Stream) {
         let layer = &mut self.layers[usize::from(packet.layer)];
         layer.meter.count(now, packet.payload.len());
         layer.last_packet = Some(now);
+        let scalability = packet.descriptor.layer;
+        layer.spatial = layer.spatial.max(scalability.spatial);
+        layer.temporal = layer.temporal.max(scalability.temporal);
         if packet.starts_keyframe {
             layer.keyframes.handle_keyframe(now);
             layer.size = packet.descriptor.layer.size.unwrap_or(layer.size);
@@ -71,8 +102,9 @@ impl Publishing {
     fn show_layer(&mut self, now: Instant, index: u8, stream: &Stream) {
         let layer = &mut self.layers[usize::from(index)];
         layer.shown_active = layer.last_packet.is_some_and(|at| now.since(at) < SILENT);
-        let (width, height) = layer.size;
-        stream.set_layer(index, Layer { active: layer.shown_active, bitrate: layer.meter.bitrate(now), width, height });
+        let PublishedLayer { size: (width, height), rid, spatial, temporal, .. } = *layer;
+        let (active, bitrate) = (layer.shown_active, layer.meter.bitrate(now));
+        stream.set_layer(index, Layer { active, bitrate, width, height, rid, spatial, temporal });
         stream.set_deaf(self.layers.iter().any(|l| l.keyframes.is_deaf()));
     }
 

@@ -358,6 +358,8 @@ impl World {
                 Output::Command(shard, command) => {
                     self.schedule(self.now + PEER_DELAY, What::Command { shard, command });
                 }
+                // No simulated client listens to events.
+                Output::Stream(..) => {}
                 Output::Respond(id, response) => {
                     self.trace.record(self.now, "response", u64::from(response.status().as_u16()), 0);
                     self.responses.insert(id.0, response);

@@ -27,7 +27,7 @@ fn layered(active: [bool; 3]) -> Room {
 
 fn show(room: &Room, active: [bool; 3]) {
     for (i, (bitrate, height)) in [(150_000, 180), (500_000, 360), (1_700_000, 720)].into_iter().enumerate() {
-        let layer = Layer { active: active[i], bitrate, width: height * 16 / 9, height };
+        let layer = Layer { active: active[i], bitrate, width: height * 16 / 9, height, ..Layer::default() };
         room.stream.set_layer(i as u8, layer);
     }
 }
@@ -115,7 +115,7 @@ fn a_viewer_switches_at_the_new_layers_keyframe_and_sees_one_video() {
     play(&mut room, &[0, 1, 2], &mut seq, &[0, 1, 2]);
     asked(&mut room);
     assert_eq!(room.stream.interest(MediaKind::Video, 2), 1);
-    wish(&mut room, Wish { height_max: Some(200), ..Wish::default() });
+    wish(&mut room, Wish { max_height: Some(200), ..Wish::default() });
     assert_eq!(asked(&mut room), [0]);
     for _ in 0..3 {
         play(&mut room, &[0, 1, 2], &mut seq, &[]);
@@ -191,7 +191,7 @@ fn a_layer_that_sends_no_keyframe_is_left_alone_for_a_while() {
 fn temporal_layers_above_the_wish_leave_no_trace() {
     let mut room = layered([true, false, false]);
     watch(&mut room);
-    wish(&mut room, Wish { temporal_max: Some(1), ..Wish::default() });
+    wish(&mut room, Wish { max_temporal: Some(1), ..Wish::default() });
     for seq in 1..=80u64 {
         let temporal = [0u8, 2, 1, 2][(seq as usize - 1) % 4];
         let tl0 = ((seq + 3) / 4) as u8;
