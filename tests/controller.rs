@@ -266,12 +266,15 @@ fn every_recorded_offer_is_answered_whole() {
         (PUBLISH, "whip"),
         (VIEW, "whep"),
         (FFMPEG, "whip"),
+        (include_str!("data/offers/firefox153-publish.sdp"), "whip"),
+        (include_str!("data/offers/firefox153-publish-simulcast.sdp"), "whip"),
+        (include_str!("data/offers/firefox153-view.sdp"), "whep"),
         (include_str!("data/offers/gst-publish-vp8.sdp"), "whip"),
         (GST_VIEW, "whep"),
     ];
-    let mut world = World::new("");
-    world.live("cam");
     for (offer, endpoint) in offers {
+        let mut world = World::new("");
+        world.live("cam");
         let created = world.post(&format!("/{endpoint}/cam"), offer);
         assert_eq!(created.status(), StatusCode::CREATED, "{offer}\n{}", body(&created));
         let answer = body(&created);

@@ -12,49 +12,69 @@ use str0m::media::MediaKind;
 const SECOND: Duration = Duration::from_secs(1);
 
 struct Emulated {
+    /// Below `data/offers/emulated`.
     name: &'static str,
     offer: &'static str,
     /// What the answer must say.
     answered: &'static [&'static str],
 }
 
-/// FFmpeg 8.0's are the same as its recorded successor's but for what 8.1 corrected: `profile-level-id` with 7 digits,
-/// no RTX and no feedback. A group of two mids where there is one m-line is also 9.0's habit.
-const OFFERS: [Emulated; 3] = [
-    Emulated {
-        name: "ffmpeg 8.0",
-        offer: include_str!("data/offers/emulated/ffmpeg8.0-publish.sdp"),
-        answered: &[
-            "a=group:BUNDLE 0 1\r\n",
-            "a=setup:active\r\n",
-            "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n",
-            "m=video 9 UDP/TLS/RTP/SAVPF 106\r\n",
-            "profile-level-id=42e01f\r\n",
-        ],
-    },
-    Emulated {
-        name: "ffmpeg 8.0, audio alone",
-        offer: include_str!("data/offers/emulated/ffmpeg8.0-publish-audio.sdp"),
-        answered: &["a=group:BUNDLE 0\r\n", "a=setup:active\r\n", "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n"],
-    },
-    Emulated {
-        name: "ffmpeg 8.0, video alone",
-        offer: include_str!("data/offers/emulated/ffmpeg8.0-publish-video.sdp"),
-        answered: &["a=group:BUNDLE 1\r\n", "a=setup:active\r\n", "m=video 9 UDP/TLS/RTP/SAVPF 106\r\n"],
-    },
+macro_rules! emulated {
+    ($name:literal, $answered:expr) => {
+        Emulated {
+            name: $name,
+            offer: include_str!(concat!("data/offers/emulated/", $name, ".sdp")),
+            answered: &$answered,
+        }
+    };
+}
+
+const OPUS: &str = "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n";
+
+/// FFmpeg 8.0's are as its recorded successor's but for what 8.1 corrected: `profile-level-id` has 7 digits, there is no
+/// RTX and no feedback. Its group has two mids even where it has one m-line.
+const PUBLISHERS: [Emulated; 7] = [
+    emulated!(
+        "ffmpeg8.0-publish",
+        ["a=group:BUNDLE 0 1\r\n", "a=setup:active\r\n", OPUS, "m=video 9 UDP/TLS/RTP/SAVPF 106\r\n", "=42e01f\r\n"]
+    ),
+    emulated!("ffmpeg8.0-publish-audio", ["a=group:BUNDLE 0\r\n", "a=setup:active\r\n", OPUS]),
+    emulated!(
+        "ffmpeg8.0-publish-video",
+        ["a=group:BUNDLE 1\r\n", "a=setup:active\r\n", "m=video 9 UDP/TLS/RTP/SAVPF 106\r\n"]
+    ),
+    emulated!("libdatachannel-publish", ["a=setup:passive\r\n", OPUS, "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n"]),
+    emulated!("obs32-publish", ["a=setup:passive\r\n", OPUS, "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n"]),
+    emulated!("obs32-publish-simulcast", ["a=setup:passive\r\n", OPUS, "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n"]),
+    emulated!(
+        "safari18-publish",
+        ["a=setup:passive\r\n", OPUS, "m=video 9 UDP/TLS/RTP/SAVPF 96 97 98 99 100 101 102 103 104 105\r\n"]
+    ),
 ];
+
+const VIEWERS: [Emulated; 1] =
+    [emulated!("safari18-view", ["a=setup:passive\r\n", OPUS, "a=rtpmap:102 VP8/90000\r\n"])];
 
 #[test]
 fn every_emulated_offer_is_answered_whole() {
     let mut world = World::new(1, 1);
-    for (n, Emulated { name, offer, answered }) in OFFERS.into_iter().enumerate() {
-        let response = world.request(Method::POST, &format!("/whip/emulated-{n}"), offer);
+    world.publish("live", Source::default(), Path::CLEAN);
+    world.run_for(SECOND);
+    let check = |world: &mut World, uri: &str, Emulated { name, offer, answered }: Emulated| {
+        let response = world.request(Method::POST, uri, offer);
         let answer = std::str::from_utf8(response.body()).expect("text");
         assert_eq!(response.status().as_u16(), 201, "{name}: {answer}");
         for line in answered {
             assert!(answer.contains(line), "{name}: no {line:?} in\n{answer}");
         }
         assert!(!answer.contains(" 0 UDP/TLS"), "{name}: an m-line is refused\n{answer}");
+    };
+    for offer in PUBLISHERS {
+        // A stream each: two of one client on one stream would be one session's offer repeated.
+        check(&mut world, &format!("/whip/{}", offer.name), offer);
+    }
+    for offer in VIEWERS {
+        check(&mut world, "/whep/live", offer);
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
-use browser::{Browser, PATIENCE, wait_until};
+use browser::{Browser, DemoPage, PATIENCE, wait_until};
 use common::server::Server;
 
 /// 3 s.

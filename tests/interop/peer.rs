@@ -21,6 +21,11 @@ pub fn python(name: &str, args: &[&str]) -> Peer {
     start(Command::new("python3").env("PYTHONPATH", packages).env("PYTHONUNBUFFERED", "1"), name, "py", args)
 }
 
+/// `tests/interop/NAME.py` with Debian's own Python, whose packages come by apt.
+pub fn debian_python(name: &str, args: &[&str]) -> Peer {
+    start(Command::new("/usr/bin/python3").env("PYTHONUNBUFFERED", "1"), name, "py", args)
+}
+
 /// `tests/interop/NAME.js`.
 pub fn node(name: &str, args: &[&str]) -> Peer {
     let packages = installed("node").join("node_modules");
