@@ -8,7 +8,7 @@ mod common;
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod browser;
 
-use browser::{Browser, PATIENCE, Page, wait_until};
+use browser::{Browser, DemoPage, PATIENCE, Page, wait_until};
 use common::server::Server;
 
 /// Publishes the fake camera in three layers: 320x180, 640x360, 1280x720.
