@@ -149,8 +149,12 @@ impl Server {
 #[inline(never)]
 fn server_answers(server: &mut Server, offer: &str) -> Negotiated {
     let offer = Offer::parse(offer).expect("a good offer");
-    let request =
-        WatchRequest { session: SessionId(1), stream: StreamId(1), published: vec![Format::OPUS, Format::VP8] };
+    let request = WatchRequest {
+        session: SessionId(1),
+        stream: StreamId(1),
+        published: vec![Format::OPUS, Format::VP8],
+        estimate: false,
+    };
     let negotiated = negotiate::watch(server.now, &server.config, &offer, request, &mut server.rng);
     negotiated.expect("codecs in common")
 }

@@ -110,7 +110,8 @@ impl Controller {
                 negotiate::publish(now, &self.peer, offer, request, &mut self.rng)
             }
             Role::Viewer => {
-                let request = WatchRequest { session: id, stream, published };
+                let estimate = table.layers().iter().filter(|l| l.active).count() > 1;
+                let request = WatchRequest { session: id, stream, published, estimate };
                 negotiate::watch(now, &self.peer, offer, request, &mut self.rng)
             }
         };

@@ -86,6 +86,7 @@ pub struct ExtensionIds {
     pub audio_level: u8,
     pub video_orientation: u8,
     pub abs_capture_time: u8,
+    pub transport_cc: u8,
 }
 
 /// A mid, in place.

@@ -62,6 +62,8 @@ pub struct WatchRequest {
     /// refused; otherwise it accepts all of its formats that we pass through, so that a later publisher may use
     /// another codec.
     pub published: Vec<Format>,
+    /// The publisher sends several layers: what this viewer's path carries is worth estimating.
+    pub estimate: bool,
 }
 
 /// A session that has not met its client yet.
@@ -183,7 +185,7 @@ pub fn watch(
     })?;
 
     let (stream, cname) = (id::session_token(rng), id::session_token(rng));
-    let tracks = tracks(offer, rng);
+    let tracks = tracks(offer, request.estimate, rng);
     let named: Vec<SendingTrack> = tracks.iter().map(|t| sending(t, rng)).collect();
     let sending = Sending {
         id: rng.random::<u64>() >> 1,
@@ -193,6 +195,7 @@ pub fn watch(
         candidates: &candidates,
         stream: &stream,
         cname: &cname,
+        estimate: request.estimate,
         tracks: &named,
     };
     let answer = viewer_answer(offer, &sending)?;
@@ -249,7 +252,7 @@ pub(super) fn restart(rtc: &mut Rtc, sdp: &str) -> Result<IceCreds, PeerError> {
 }
 
 /// What we send, one for each m-line.
-fn tracks(offer: &Offer, rng: &mut StdRng) -> Vec<TrackSetup> {
+fn tracks(offer: &Offer, estimate: bool, rng: &mut StdRng) -> Vec<TrackSetup> {
     let mut taken = vec![0];
     let mut ssrc = || {
         loop {
@@ -266,7 +269,7 @@ fn tracks(offer: &Offer, rng: &mut StdRng) -> Vec<TrackSetup> {
         ssrc: ssrc(),
         rtx_ssrc: media.formats.iter().any(|f| f.rtx.is_some()).then(&mut ssrc),
         formats: media.formats.iter().map(bound_format).collect(),
-        extensions: extension_ids(media),
+        extensions: extension_ids(media, estimate),
     };
     offer.media.iter().map(track).collect()
 }
@@ -275,13 +278,17 @@ fn sending(track: &TrackSetup, rng: &mut StdRng) -> SendingTrack {
     SendingTrack { name: id::session_token(rng), ssrc: track.ssrc, rtx_ssrc: track.rtx_ssrc }
 }
 
-fn extension_ids(media: &OfferedMedia) -> ExtensionIds {
+fn extension_ids(media: &OfferedMedia, estimate: bool) -> ExtensionIds {
     let id = |extension: Extension| media.extension(extension.as_uri()).unwrap_or_default();
     ExtensionIds {
         mid: id(Extension::RtpMid),
         audio_level: id(Extension::AudioLevel),
         video_orientation: id(Extension::VideoOrientation),
         abs_capture_time: id(Extension::AbsoluteCaptureTime),
+        transport_cc: match media.kind {
+            MediaKind::Video if estimate => id(Extension::TransportSequenceNumber),
+            _ => 0,
+        },
     }
 }
 

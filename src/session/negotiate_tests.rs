@@ -36,7 +36,8 @@ fn watch(offer: &Offer, published: &[Format]) -> Result<Negotiated, NegotiationE
 }
 
 fn watch_with(config: &PeerConfig, offer: &Offer, published: &[Format]) -> Result<Negotiated, NegotiationError> {
-    let request = WatchRequest { session: SessionId(1), stream: StreamId(1), published: published.to_vec() };
+    let request =
+        WatchRequest { session: SessionId(1), stream: StreamId(1), published: published.to_vec(), estimate: false };
     super::watch(Instant::ZERO, config, offer, request, &mut StdRng::seed_from_u64(1))
 }
 
@@ -111,7 +112,7 @@ fn a_viewer_is_answered_as_str0m_would_answer_it() {
 fn what_a_viewer_was_answered_is_what_it_is_sent() {
     let offer = Offer::parse(CHROMIUM_VIEW).expect("recorded");
     let mut rng = StdRng::seed_from_u64(7);
-    let tracks = tracks(&offer, &mut rng);
+    let tracks = tracks(&offer, false, &mut rng);
     let kinds: Vec<_> = tracks.iter().map(|t| (t.kind, t.mid.as_str(), t.rtx_ssrc.is_some())).collect();
     assert_eq!(kinds, [(MediaKind::Audio, "0", false), (MediaKind::Video, "1", true)]);
     let ids = |t: &TrackSetup| {

@@ -112,7 +112,12 @@ impl Room {
         let crypto = self.peers.crypto.clone();
         let (client, offer) = Client::viewer(self.now, self.epoch, self.next_addr(), crypto);
         let offer = Offer::parse(&offer).expect("a client's own offer");
-        let request = WatchRequest { session: self.next_session(), stream: self.stream.id, published: Vec::new() };
+        let request = WatchRequest {
+            session: self.next_session(),
+            stream: self.stream.id,
+            published: Vec::new(),
+            estimate: false,
+        };
         let negotiated = negotiate::watch(self.now, &self.peers, &offer, request, &mut self.rng);
         self.sign_up(client, negotiated.expect("an offer that can be answered"))
     }

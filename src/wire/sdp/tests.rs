@@ -418,6 +418,7 @@ proptest! {
             candidates: &["candidate:1 1 udp 5 ::1 8080 typ host".to_owned()],
             stream: "s",
             cname: "c",
+            estimate: true,
             tracks: &[track(1), track(3)],
         };
         let answer = viewer_answer(&offer, &ours).expect("short enough");

@@ -28,6 +28,9 @@ pub struct Sending<'a> {
     pub stream: &'a str,
     /// One for audio and video: GStreamer synchronises by it.
     pub cname: &'a str,
+    /// Whether the viewer is to tell of each packet's arrival (transport-cc): only worth its cost where there is a choice
+    /// of layers.
+    pub estimate: bool,
     /// One for each of [`Offer::media`], in that order.
     pub tracks: &'a [SendingTrack],
 }
@@ -88,7 +91,10 @@ fn media(put: &mut impl FnMut(fmt::Arguments), offered: &OfferedMedia, track: &S
         MediaKind::Audio => AUDIO,
         MediaKind::Video => VIDEO,
     };
-    for (id, uri) in offered.extensions.iter().filter(|(_, uri)| passed.iter().any(|e| e.as_uri() == uri)) {
+    let estimate = ours.estimate && offered.kind == MediaKind::Video;
+    let counted = estimate.then_some(Extension::TransportSequenceNumber);
+    let taken = |uri: &str| passed.iter().chain(&counted).any(|e| e.as_uri() == uri);
+    for (id, uri) in offered.extensions.iter().filter(|(_, uri)| taken(uri)) {
         put(format_args!("a=extmap:{id} {uri}"));
     }
     put(format_args!("a=sendonly"));
@@ -97,7 +103,7 @@ fn media(put: &mut impl FnMut(fmt::Arguments), offered: &OfferedMedia, track: &S
     if offered.reduced_size_rtcp {
         put(format_args!("a=rtcp-rsize"));
     }
-    offered.formats.iter().for_each(|f| format(put, f));
+    offered.formats.iter().for_each(|f| format(put, f, estimate));
     for ssrc in std::iter::once(ssrc).chain(rtx_ssrc) {
         put(format_args!("a=ssrc:{ssrc} cname:{cname}"));
         put(format_args!("a=ssrc:{ssrc} msid:{stream} {name}"));
@@ -107,14 +113,19 @@ fn media(put: &mut impl FnMut(fmt::Arguments), offered: &OfferedMedia, track: &S
     }
 }
 
-fn format(put: &mut impl FnMut(fmt::Arguments), f: &OfferedFormat) {
+fn format(put: &mut impl FnMut(fmt::Arguments), f: &OfferedFormat, estimate: bool) {
     let (pt, codec, rate) = (f.payload_type, f.format.codec, f.clock_rate);
     match f.channels {
         Some(channels) => put(format_args!("a=rtpmap:{pt} {codec}/{rate}/{channels}")),
         None => put(format_args!("a=rtpmap:{pt} {codec}/{rate}")),
     }
-    // Without an estimator nobody reads transport-cc feedback, and each report costs 3 µs: not negotiated here.
-    let feedback = [(f.remb, "goog-remb"), (f.fir, "ccm fir"), (f.nack, "nack"), (f.pli, "nack pli")];
+    let feedback = [
+        (f.remb, "goog-remb"),
+        (f.transport_cc && estimate, "transport-cc"),
+        (f.fir, "ccm fir"),
+        (f.nack, "nack"),
+        (f.pli, "nack pli"),
+    ];
     for (_, name) in feedback.iter().filter(|(offered, _)| *offered) {
         put(format_args!("a=rtcp-fb:{pt} {name}"));
     }
