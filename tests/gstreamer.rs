@@ -14,6 +14,7 @@ mod browser;
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod peer;
 
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 
 use base64::Engine;
@@ -42,7 +43,9 @@ fn webrtcbin(role: &str, url: &str) -> Peer {
         format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
     };
     let both = pem("CERTIFICATE", &der.certificate) + &pem("PRIVATE KEY", &der.private_key);
-    peer::debian_python("webrtcbin_peer", &[role, url, &certificate.fingerprint(), &both])
+    // Debian's own, for which apt has GStreamer.
+    let mut python = Command::new("/usr/bin/python3");
+    peer::start(&mut python, "webrtcbin_peer", "py", &[role, url, &certificate.fingerprint(), &both])
 }
 
 fn publish(server: &Server) -> Peer {

@@ -21,11 +21,6 @@ pub fn python(name: &str, args: &[&str]) -> Peer {
     start(Command::new("python3").env("PYTHONPATH", packages).env("PYTHONUNBUFFERED", "1"), name, "py", args)
 }
 
-/// `tests/interop/NAME.py` with Debian's own Python, whose packages come by apt.
-pub fn debian_python(name: &str, args: &[&str]) -> Peer {
-    start(Command::new("/usr/bin/python3").env("PYTHONUNBUFFERED", "1"), name, "py", args)
-}
-
 /// `tests/interop/NAME.js`.
 pub fn node(name: &str, args: &[&str]) -> Peer {
     let packages = installed("node").join("node_modules");
@@ -42,7 +37,8 @@ fn installed(what: &str) -> PathBuf {
     folder
 }
 
-fn start(command: &mut Command, name: &str, extension: &str, args: &[&str]) -> Peer {
+/// `tests/interop/NAME.EXTENSION` by `command`.
+pub fn start(command: &mut Command, name: &str, extension: &str, args: &[&str]) -> Peer {
     let script = root().join("tests/interop").join(format!("{name}.{extension}"));
     let spawned = command.arg(script).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = spawned.unwrap_or_else(|e| panic!("{name}.{extension}: {e}: run scripts/test interop"));
