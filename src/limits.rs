@@ -112,3 +112,11 @@ pub const STORE_PACKETS: usize = 1024;
 /// Packets of a track that wait for their turn on one shard: a keyframe of 2 MB. Filling this means that the shard cannot
 /// send what it is given; what does not fit is counted, and answered from the store when viewers NACK it.
 pub const TRACK_QUEUE_PACKETS: usize = 2048;
+
+/// Packets to one viewer whose sending is remembered until transport-wide feedback tells of them: 1 s of 10 Mbit/s, and
+/// feedback comes every 50 to 100 ms. Feedback on older ones is ignored. A power of two.
+pub const SEND_HISTORY_PACKETS: usize = 1024;
+
+/// Packets that one feedback message may speak of: twice what is remembered, so that a report after an outage is still
+/// read. Eight bytes could claim 65,535; a message that speaks of more is malformed.
+pub const FEEDBACK_STATUSES_MAX: usize = 2 * SEND_HISTORY_PACKETS;

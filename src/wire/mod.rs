@@ -8,4 +8,5 @@ pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
 pub mod stun;
+pub mod transport_cc;
 pub mod vp8;
