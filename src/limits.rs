@@ -119,3 +119,11 @@ pub const RESEND_QUEUE_PACKETS: usize = 4096;
 
 /// Simulcast layers of one video: browsers and OBS send three at most. An offer with more is refused.
 pub const LAYERS_MAX: usize = 4;
+
+/// Packets to one viewer whose sending is remembered until transport-wide feedback tells of them: 1 s of 10 Mbit/s, and
+/// feedback comes every 50 to 100 ms. Feedback on older ones is ignored. A power of two.
+pub const SEND_HISTORY_PACKETS: usize = 1024;
+
+/// Packets that one feedback message may speak of: twice what is remembered, so that a report after an outage is still
+/// read. Eight bytes could claim 65,535; a message that speaks of more is malformed.
+pub const FEEDBACK_STATUSES_MAX: usize = 2 * SEND_HISTORY_PACKETS;

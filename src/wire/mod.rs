@@ -9,5 +9,6 @@ pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
 pub mod stun;
+pub mod transport_cc;
 pub mod vp8;
 pub mod vp9;
