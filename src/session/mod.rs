@@ -3,6 +3,7 @@
 //! Feed it with `handle_*`, then call [`Session::poll_output`] until it gives nothing, then again when
 //! [`Session::next_timeout`] has come. Nothing here knows that sockets or other sessions exist.
 
+pub mod bwe;
 mod capture;
 pub mod egress;
 #[cfg(test)]
