@@ -144,7 +144,7 @@ fn bench_fanout(c: &mut Criterion) {
                         }
                         while let Some(quantum) = fanout.poll(Instant::ZERO) {
                             let Quantum { viewer, kind, rendition, packets, run } = quantum;
-                            let written = table[viewer].write(kind, rendition, packets, run, &mut out);
+                            let written = table[viewer].write(Instant::ZERO, kind, rendition, packets, run, &mut out);
                             assert!(matches!(written, Written::Sent { .. }));
                             if out.is_full() {
                                 black_box(&out);

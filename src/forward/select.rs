@@ -35,51 +35,54 @@ pub struct Wish {
     pub max_temporal: Option<u8>,
 }
 
-/// The active layers from the lowest to the highest: by their measured size, never by name or order, for browsers name the
-/// lowest first and OBS the highest.
-pub fn ranked(layers: &Layers) -> impl DoubleEndedIterator<Item = u8> + use<> {
-    let mut ranked = [0u8; LAYERS_MAX];
-    let mut count = 0;
-    for (i, _) in layers.iter().enumerate().filter(|(_, l)| l.active) {
-        ranked[count] = i as u8;
-        count += 1;
-    }
-    let of = |i: u8| layers[usize::from(i)];
-    let sized = ranked[..count].iter().all(|i| of(*i).width > 0);
-    ranked[..count].sort_by_key(|i| {
-        let layer = of(*i);
-        let pixels = if sized { u64::from(layer.width) * u64::from(layer.height) } else { 0 };
-        (pixels, layer.bitrate)
-    });
-    ranked.into_iter().take(count)
+/// Layers from the lowest to the highest, by index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ranking {
+    order: [u8; LAYERS_MAX],
+    count: usize,
 }
 
-/// The layers that the wish allows, from the lowest to the highest; the lowest of all where it allows none.
-pub fn allowed(layers: &Layers, wish: &Wish) -> impl DoubleEndedIterator<Item = u8> + use<> {
-    let fits = |i: u8| {
-        let layer = layers[usize::from(i)];
-        wish.rid.is_none_or(|rid| rid == layer.rid)
-            && wish.max_width.is_none_or(|max| layer.width <= max)
-            && wish.max_height.is_none_or(|max| layer.height <= max)
-    };
-    let mut chosen = [0u8; LAYERS_MAX];
-    let mut count = 0;
-    for i in ranked(layers).filter(|i| fits(*i)) {
-        chosen[count] = i;
-        count += 1;
+impl Ranking {
+    /// Of those that send or have sent: by measured size, never by name or order, for browsers name the lowest first and
+    /// OBS the highest.
+    pub fn of(layers: &Layers) -> Ranking {
+        let mut ranking = Ranking::default();
+        for (index, _) in layers.iter().enumerate().filter(|(_, l)| l.active || l.bitrate > 0 || l.width > 0) {
+            ranking.order[ranking.count] = index as u8;
+            ranking.count += 1;
+        }
+        let of = |index: u8| layers[usize::from(index)];
+        let sized = ranking.indices().iter().all(|i| of(*i).width > 0);
+        ranking.order[..ranking.count].sort_by_key(|i| {
+            let layer = of(*i);
+            let pixels = if sized { u64::from(layer.width) * u64::from(layer.height) } else { 0 };
+            (pixels, layer.bitrate)
+        });
+        ranking
     }
-    if count == 0
-        && let Some(lowest) = ranked(layers).next()
-    {
-        (chosen[0], count) = (lowest, 1);
-    }
-    chosen.into_iter().take(count)
-}
 
-/// The highest allowed layer that fits into `ceiling` (bit/s), else the lowest one. `None`: nothing is sent.
-pub fn choose(layers: &Layers, wish: &Wish, ceiling: Option<u64>) -> Option<u8> {
-    let fits = |i: &u8| ceiling.is_none_or(|ceiling| layers[usize::from(*i)].bitrate <= ceiling);
-    allowed(layers, wish).rfind(fits).or_else(|| allowed(layers, wish).next())
+    /// By rank.
+    pub fn indices(&self) -> &[u8] {
+        &self.order[..self.count]
+    }
+
+    /// The rank of the only layer that the wish allows, where it is sent.
+    pub fn pinned(&self, layers: &Layers, wish: &Wish) -> Option<usize> {
+        let is = |i: &u8| wish.rid == Some(layers[usize::from(*i)].rid) && layers[usize::from(*i)].active;
+        self.indices().iter().position(is)
+    }
+
+    /// The highest rank that the wish allows by size, where it sets a bound; the lowest when none fits.
+    pub fn highest_allowed(&self, layers: &Layers, wish: &Wish) -> Option<usize> {
+        if wish.max_width.is_none() && wish.max_height.is_none() {
+            return None;
+        }
+        let fits = |i: &u8| {
+            let layer = layers[usize::from(*i)];
+            wish.max_width.is_none_or(|max| layer.width <= max) && wish.max_height.is_none_or(|max| layer.height <= max)
+        };
+        Some(self.indices().iter().rposition(fits).unwrap_or(0))
+    }
 }
 
 #[cfg(test)]
@@ -98,32 +101,27 @@ mod tests {
     #[test]
     fn layers_are_ranked_by_size_and_not_by_order() {
         let browser = layers([(150_000, 320, 180), (500_000, 640, 360), (1_700_000, 1280, 720)]);
-        assert_eq!(ranked(&browser).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(Ranking::of(&browser).indices(), [0, 1, 2]);
         let obs = layers([(6_000_000, 1920, 1080), (2_000_000, 960, 540), (900_000, 640, 360)]);
-        assert_eq!(ranked(&obs).collect::<Vec<_>>(), [2, 1, 0]);
+        assert_eq!(Ranking::of(&obs).indices(), [2, 1, 0]);
         // H264 tells no size here; a large still picture may need less than a small lively one.
         let unsized_ = layers([(900_000, 0, 0), (0, 0, 0), (800_000, 0, 0)]);
-        assert_eq!(ranked(&unsized_).collect::<Vec<_>>(), [2, 0]);
-        let still = layers([(300_000, 320, 180), (200_000, 640, 360), (0, 0, 0)]);
-        assert_eq!(ranked(&still).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(Ranking::of(&unsized_).indices(), [2, 0]);
+        let still = layers([(300_000, 320, 180), (200_000, 640, 360), (0, 1280, 720)]);
+        assert_eq!(Ranking::of(&still).indices(), [0, 1, 2], "a layer that rests keeps its rank");
+        assert_eq!(Ranking::of(&Layers::default()).indices(), [0; 0]);
     }
 
     #[test]
-    fn the_highest_that_fits_is_chosen() {
-        let three = layers([(150_000, 320, 180), (500_000, 640, 360), (1_700_000, 1280, 720)]);
+    fn a_wish_pins_or_bounds() {
+        let three = layers([(1_700_000, 1280, 720), (500_000, 640, 360), (0, 320, 180)]);
+        let ranking = Ranking::of(&three);
         let wish = Wish::default();
-        for (ceiling, chosen) in
-            [(None, 2), (Some(2_000_000), 2), (Some(1_000_000), 1), (Some(160_000), 0), (Some(1), 0)]
-        {
-            assert_eq!(choose(&three, &wish, ceiling), Some(chosen), "{ceiling:?}");
-        }
-        assert_eq!(choose(&three, &Wish { rid: Rid::new("0"), ..wish }, None), Some(0));
-        assert_eq!(choose(&three, &Wish { rid: Rid::new("2"), ..wish }, Some(1)), Some(2), "a pin is not bounded");
-        assert_eq!(choose(&three, &Wish { max_height: Some(400), ..wish }, None), Some(1));
-        assert_eq!(choose(&three, &Wish { max_width: Some(100), ..wish }, None), Some(0), "the lowest where none fits");
-        let two = layers([(150_000, 320, 180), (500_000, 640, 360), (0, 1280, 720)]);
-        assert_eq!(choose(&two, &Wish { rid: Rid::new("2"), ..wish }, None), Some(0), "what is pinned is not sent");
-        assert_eq!(choose(&two, &wish, None), Some(1));
-        assert_eq!(choose(&Layers::default(), &wish, None), None);
+        assert_eq!((ranking.pinned(&three, &wish), ranking.highest_allowed(&three, &wish)), (None, None));
+        assert_eq!(ranking.pinned(&three, &Wish { rid: Rid::new("0"), ..wish }), Some(2));
+        assert_eq!(ranking.pinned(&three, &Wish { rid: Rid::new("2"), ..wish }), None, "it is not sent");
+        assert_eq!(ranking.pinned(&three, &Wish { rid: Rid::new("x"), ..wish }), None);
+        assert_eq!(ranking.highest_allowed(&three, &Wish { max_height: Some(400), ..wish }), Some(1));
+        assert_eq!(ranking.highest_allowed(&three, &Wish { max_width: Some(100), ..wish }), Some(0), "the lowest");
     }
 }

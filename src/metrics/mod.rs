@@ -180,6 +180,8 @@ pub struct Counters {
     pub keyframes_received: u64,
     /// Viewers that were started from the past.
     pub replays_started: u64,
+    /// Packets of nothing but padding, to probe a viewer's path.
+    pub padding_sent: u64,
     /// Of viewers, from one layer to another.
     pub layer_switches: u64,
     pub sessions_started: u64,

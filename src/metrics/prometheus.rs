@@ -98,6 +98,7 @@ const COUNTERS: &[(&str, &str, Value)] = &[
     ("manycast_replay_started_total", "Viewers that were started from what came since the last keyframe.", |c| {
         c.replays_started
     }),
+    ("manycast_padding_sent_total", "Packets of padding that probed viewers' paths.", |c| c.padding_sent),
     ("manycast_layer_switched_total", "Viewers' switches from one simulcast layer to another.", |c| c.layer_switches),
 ];
 

@@ -10,12 +10,13 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
+use super::bwe::{Bwe, ProbeOrder};
 use super::feedback::{Feedback, Past, REPORT_INTERVAL};
 use super::negotiate::BoundFormat;
 use crate::datagram::{Class, Label, SendBatch, SocketId};
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::seal::RtpSealer;
-use crate::units::Instant;
+use crate::units::{Bitrate, Instant};
 use crate::wire::codec::Format;
 use crate::wire::descriptor::{Numbers, Rewrite};
 use crate::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition, Run};
@@ -35,8 +36,13 @@ pub struct Egress {
     tracks: [Option<TrackTx>; 2],
     /// When the next sender report is due, if media was sent. The first media brings the first: lip sync needs it.
     next_report: Instant,
+    /// Where the publisher sends several layers: what the viewer's path carries.
+    bwe: Option<Box<Bwe>>,
     feedback: Box<Feedback>,
 }
+
+/// What a viewer's path is taken for until it has shown what it carries.
+const START: Bitrate = Bitrate::from_bps(1_000_000);
 
 /// Never the keys.
 impl std::fmt::Debug for Egress {
@@ -256,9 +262,11 @@ impl Egress {
             });
             cold.push(track);
         }
+        let counted = cold.iter().any(|t: &TrackSetup| t.extensions.transport_cc != 0);
+        let bwe = counted.then(|| Box::new(Bwe::new(START, true)));
         let feedback = Box::new(Feedback::new(keys, cold, cname, rng));
         let sealer = RtpSealer::new(keys.local);
-        Egress { sealer, path, owner: None, tracks: hot, next_report: Instant::ZERO, feedback }
+        Egress { sealer, path, owner: None, tracks: hot, next_report: Instant::ZERO, bwe, feedback }
     }
 
     /// The client has nominated this pair; STUN has authenticated that.
@@ -276,6 +284,7 @@ impl Egress {
     /// When `run` is none of `packets`.
     pub fn write(
         &mut self,
+        now: Instant,
         kind: MediaKind,
         rendition: Rendition,
         packets: &[CanonicalPacket],
@@ -297,16 +306,16 @@ impl Egress {
                 None => return Written::NotWanted,
             },
         };
-        self.write_from(kind, from, packets, run, out)
+        self.write_from(now, kind, from, packets, run, out)
     }
 
     /// Writes packets of the past as one message, after [`Self::start_replay`].
     ///
     /// # Panics
     /// When `run` is none of `packets`.
-    pub fn replay(&mut self, packets: &[CanonicalPacket], run: &Run, out: &mut SendBatch) -> Written {
+    pub fn replay(&mut self, now: Instant, packets: &[CanonicalPacket], run: &Run, out: &mut SendBatch) -> Written {
         match self.is_replaying() {
-            true => self.write_from(MediaKind::Video, 0, packets, run, out),
+            true => self.write_from(now, MediaKind::Video, 0, packets, run, out),
             false => Written::NotWanted,
         }
     }
@@ -367,6 +376,7 @@ impl Egress {
 
     fn write_from(
         &mut self,
+        now: Instant,
         kind: MediaKind,
         from: u64,
         packets: &[CanonicalPacket],
@@ -382,6 +392,7 @@ impl Egress {
         };
         let Some(splice) = track.splice else { return Written::NotWanted };
         let replaying = track.phase == Phase::Replaying;
+        let mut bwe = self.bwe.as_deref_mut().filter(|_| track.extensions.transport_cc != 0);
         let tag_bytes = self.sealer.tag_bytes();
         let room = out.room((end - first) * (HEADER_BYTES_MAX + run.payload_bytes + tag_bytes));
         let (mut at, mut segment, mut sent, mut payload_bytes) = (0, 0, 0, 0);
@@ -404,8 +415,10 @@ impl Egress {
                 // It would not agree with the squeezed time.
                 extensions.abs_capture_time = None;
             }
-            let header_bytes = track.write_header(packet, &header, &extensions, track.send_mid);
-            let bytes = header_bytes + padded + tag_bytes;
+            let body_bytes = padded + tag_bytes;
+            let counted = |header_bytes| bwe.as_mut().map(|b| b.record(now, (header_bytes + body_bytes) as u16, None));
+            let header_bytes = track.write_header(packet, &header, &extensions, track.send_mid, counted);
+            let bytes = header_bytes + body_bytes;
             let packet = &mut packet[..bytes];
             let body = &mut packet[header_bytes..header_bytes + payload.len()];
             body.copy_from_slice(payload);
@@ -476,6 +489,45 @@ impl Egress {
         }
     }
 
+    /// Sends padding on the RTX stream, as a probe of what the path carries. False: there is no RTX, or no path.
+    pub fn pad(&mut self, now: Instant, order: ProbeOrder, out: &mut SendBatch) -> bool {
+        let (Some((socket, remote)), Some(track), Some(bwe)) =
+            (self.path, &self.tracks[MediaKind::Video as usize], &mut self.bwe)
+        else {
+            return false;
+        };
+        let payload_type = match track.current {
+            Some((_, Some(PayloadTypes { rtx: Some(rtx), .. }))) => rtx,
+            _ => return false,
+        };
+        let Some((ssrc, seq)) = self.feedback.next_rtx(MediaKind::Video) else { return false };
+        let timestamp = track.newest_timestamp;
+        let header = RtpHeader { payload_type, marker: false, seq: seq as u16, timestamp, ssrc, padding: false };
+        let tag_bytes = self.sealer.tag_bytes();
+        let padding_bytes = usize::from(order.bytes).saturating_sub(HEADER_BYTES_MAX / 2 + tag_bytes).clamp(1, 255);
+        let packet = out.room(HEADER_BYTES_MAX + padding_bytes + tag_bytes);
+        let body_bytes = padding_bytes + tag_bytes;
+        let counted = |header_bytes| Some(bwe.record(now, (header_bytes + body_bytes) as u16, Some(order.cluster)));
+        let header_bytes = track.write_header(packet, &header, &EndToEnd::default(), true, counted);
+        let bytes = header_bytes + body_bytes;
+        let packet = &mut packet[..bytes];
+        rtp::pad(&mut packet[..header_bytes + padding_bytes], header_bytes);
+        self.sealer.seal_rtp(packet, header_bytes, ssrc, seq);
+        out.commit(socket, remote, bytes, None, Label { class: Class::Video, owner: self.owner });
+        true
+    }
+
+    /// What the viewer's path carries; `None` where nobody asks.
+    pub fn bwe(&mut self) -> Option<&mut Bwe> {
+        self.bwe.as_deref_mut()
+    }
+
+    /// The publisher sends several layers now, and this viewer was not told to count: then its reports must do, which can
+    /// say no more than that `start` was too much.
+    pub fn estimate_by_reports(&mut self, start: Bitrate) {
+        self.bwe.get_or_insert_with(|| Box::new(Bwe::new(start, false)));
+    }
+
     /// Opens a viewer's SRTCP and gives what it asks for to `ask`. False: replayed, forged or no RTCP at all.
     pub fn handle_rtcp(&mut self, now: Instant, data: &[u8], ask: impl FnMut(Asked)) -> bool {
         let tracks = &mut self.tracks;
@@ -484,6 +536,7 @@ impl Egress {
             data,
             |past, ssrc, seq| locate(tracks, past, ssrc, seq),
             |ssrc| kind_of(tracks, ssrc),
+            self.bwe.as_deref_mut(),
             ask,
         );
         // A viewer that has named our SSRC in a report knows which m-line it belongs to.
@@ -522,7 +575,7 @@ impl Egress {
     }
 
     /// Sends a stored packet again. False: no path is nominated.
-    pub fn resend(&mut self, canonical: &CanonicalPacket, granted: Granted, out: &mut SendBatch) -> bool {
+    pub fn resend(&mut self, now: Instant, canonical: &CanonicalPacket, granted: Granted, out: &mut SendBatch) -> bool {
         let Granted { kind, payload_type, ssrc, seq, osn, timestamp, rewrite } = granted;
         let (Some((socket, remote)), Some(track)) = (self.path, &self.tracks[kind as usize]) else { return false };
         let payload = &*canonical.packet.payload;
@@ -530,9 +583,12 @@ impl Egress {
             RtpHeader { payload_type, marker: canonical.marker, seq: seq as u16, timestamp, ssrc, padding: false };
         let tag_bytes = self.sealer.tag_bytes();
         let packet = out.room(HEADER_BYTES_MAX + OSN_BYTES + payload.len() + tag_bytes);
+        let body_bytes = OSN_BYTES + payload.len() + tag_bytes;
+        let bwe = self.bwe.as_deref_mut().filter(|_| track.extensions.transport_cc != 0);
+        let counted = |header_bytes| bwe.map(|b| b.record(now, (header_bytes + body_bytes) as u16, None));
         // Firefox drops RTX without a mid.
-        let header_bytes = track.write_header(packet, &header, &canonical.packet.extensions, true);
-        let bytes = header_bytes + OSN_BYTES + payload.len() + tag_bytes;
+        let header_bytes = track.write_header(packet, &header, &canonical.packet.extensions, true, counted);
+        let bytes = header_bytes + body_bytes;
         let packet = &mut packet[..bytes];
         rtp::write_osn(&mut packet[header_bytes..], osn);
         let body = &mut packet[header_bytes + OSN_BYTES..bytes - tag_bytes];
@@ -647,10 +703,18 @@ impl TrackTx {
         }
     }
 
+    /// `counted`: from the header's length to the packet's transport-wide number.
     #[inline]
-    fn write_header(&self, packet: &mut [u8], header: &RtpHeader, values: &EndToEnd, with_mid: bool) -> usize {
+    fn write_header(
+        &self,
+        packet: &mut [u8],
+        header: &RtpHeader,
+        values: &EndToEnd,
+        with_mid: bool,
+        counted: impl FnOnce(usize) -> Option<u16>,
+    ) -> usize {
         let ids = &self.extensions;
-        let mut extensions: [(u8, &[u8]); 4] = [(0, &[]); 4];
+        let mut extensions: [(u8, &[u8]); 5] = [(0, &[]); 5];
         let mut count = 0;
         let mut add = |id: u8, value| {
             if id != 0 {
@@ -673,6 +737,17 @@ impl TrackTx {
         if let Some(captured) = &captured {
             add(ids.abs_capture_time, captured);
         }
-        rtp::write_header(packet, header, &extensions[..count], ExtensionForms::OneByte)
+        if self.extensions.transport_cc == 0 {
+            return rtp::write_header(packet, header, &extensions[..count], ExtensionForms::OneByte);
+        }
+        // Its number is given out when the length is known, which the number does not change.
+        extensions[count] = (ids.transport_cc, &[0; 2]);
+        let bytes = rtp::write_header(packet, header, &extensions[..=count], ExtensionForms::OneByte);
+        if let Some(number) = counted(bytes) {
+            let number = number.to_be_bytes();
+            extensions[count] = (ids.transport_cc, &number);
+            rtp::write_header(packet, header, &extensions[..=count], ExtensionForms::OneByte);
+        }
+        bytes
     }
 }

@@ -136,7 +136,7 @@ impl Scene {
         self.next_seq[kind as usize] += count;
         let packets: Vec<_> = (first..first + count).map(|seq| self.packet(kind, seq)).collect();
         let run = Run { packets: 0..packets.len(), payload_bytes: PAYLOAD_BYTES };
-        let written = self.egress.write(kind, Rendition::default(), &packets, &run, &mut self.out);
+        let written = self.egress.write(self.now, kind, Rendition::default(), &packets, &run, &mut self.out);
         assert!(matches!(written, Written::Sent { packets, .. } if u64::from(packets) == count), "{written:?}");
         self.sent.extend(packets);
         self.now += PACKET_INTERVAL;
@@ -153,7 +153,7 @@ impl Scene {
     fn resend_if_granted(&mut self, packet: &CanonicalPacket) -> bool {
         let Some(lost) = self.egress.lost(packet.packet.kind, packet.seq) else { return false };
         let granted = self.egress.grant_resend(self.now, lost, packet);
-        granted.is_some_and(|granted| self.egress.resend(packet, granted, &mut self.out))
+        granted.is_some_and(|granted| self.egress.resend(self.now, packet, granted, &mut self.out))
     }
 
     /// All RTP that was sent, opened; a replayed index would not open.
@@ -311,7 +311,7 @@ fn packets_from_before_a_viewers_first_are_never_sent() {
     let older = [scene.packet(MediaKind::Video, 9_999)];
     let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
     assert_eq!(
-        scene.egress.write(MediaKind::Video, Rendition::default(), &older, &run, &mut scene.out),
+        scene.egress.write(scene.now, MediaKind::Video, Rendition::default(), &older, &run, &mut scene.out),
         Written::BeforeStart
     );
     assert!(!scene.resend_if_granted(&older[0]));
@@ -359,7 +359,7 @@ fn a_sender_report_is_about_the_publishers_clock_and_not_about_arrival() {
         let packet = Arc::get_mut(&mut canonical.packet).expect("the only one");
         packet.arrival = packet.captured + delay;
         let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
-        scene.egress.write(MediaKind::Video, Rendition::default(), &[canonical], &run, &mut scene.out);
+        scene.egress.write(scene.now, MediaKind::Video, Rendition::default(), &[canonical], &run, &mut scene.out);
         scene.take_rtp();
         scene.now += Duration::from_millis(500);
         sender_reports(&scene.report().expect("due").1)[0].1
@@ -567,7 +567,7 @@ fn the_mid_is_sent_until_the_viewer_knows_the_stream() {
         let packets = [scene.packet(MediaKind::Video, scene.next_seq[MediaKind::Video as usize])];
         scene.next_seq[MediaKind::Video as usize] += 1;
         let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
-        scene.egress.write(MediaKind::Video, Rendition::default(), &packets, &run, &mut scene.out);
+        scene.egress.write(scene.now, MediaKind::Video, Rendition::default(), &packets, &run, &mut scene.out);
         scene.take()[0].len()
     };
     let with_mid = bytes(&mut scene);
@@ -593,7 +593,7 @@ fn media_follows_the_nominated_pair() {
         let packets = [scene.packet(MediaKind::Video, 10_000 + scene.next_seq[0])];
         scene.next_seq[0] += 1;
         let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
-        scene.egress.write(MediaKind::Video, Rendition::default(), &packets, &run, &mut scene.out);
+        scene.egress.write(scene.now, MediaKind::Video, Rendition::default(), &packets, &run, &mut scene.out);
         scene.now += Duration::from_secs(1);
         scene.egress.report_if_due(scene.now, UNIX_AT_START, &mut scene.out);
         scene.resend_if_granted(&packets[0]);
@@ -617,7 +617,7 @@ fn without_a_nominated_pair_nothing_is_sent() {
     let packets = [scene.packet(MediaKind::Video, 10_000)];
     let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
     assert_eq!(
-        scene.egress.write(MediaKind::Video, Rendition::default(), &packets, &run, &mut scene.out),
+        scene.egress.write(scene.now, MediaKind::Video, Rendition::default(), &packets, &run, &mut scene.out),
         Written::NotWanted
     );
     scene.egress.say_bye(&mut scene.out);

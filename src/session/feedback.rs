@@ -7,6 +7,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
+use super::bwe::Bwe;
 use super::egress::{Asked, Lost, Reported, Splice, TrackSetup};
 use super::negotiate::BoundFormat;
 use crate::srtp::keys::MasterKeys;
@@ -14,6 +15,7 @@ use crate::srtp::open::RtcpOpener;
 use crate::srtp::seal::RtcpSealer;
 use crate::units::Instant;
 use crate::wire::rtcp::{self, NtpTime, Rtcp, SenderInfo};
+use crate::wire::transport_cc::TransportFeedback;
 
 /// Between sender reports (RFC 3550 §6.2 would allow five times as many seconds; lip sync wants it sooner).
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,6 +31,9 @@ const RESEND_BYTES_MAX: u64 = 256 * 1024;
 
 /// NACKed numbers of one RTCP datagram that are looked at.
 const NACKS_MAX: usize = 512;
+
+/// Transport-wide feedback in one datagram, less one: 36 bytes of it may speak of 2048 packets.
+const FEEDBACK_MAX: usize = 5;
 
 /// Splices that a NACK may still mean. A viewer that is spliced more often within a round trip loses a repair.
 const SPLICES_REMEMBERED: usize = 4;
@@ -89,6 +94,25 @@ struct Track {
 struct Rtx {
     ssrc: u32,
     next_seq: u64,
+}
+
+/// Tells congestion control what concerns it.
+fn inform(bwe: &mut Bwe, now: Instant, packet: &Rtcp, kind_of: &impl Fn(u32) -> Option<MediaKind>) {
+    match packet {
+        Rtcp::TransportCc { feedback, .. } => {
+            // What is malformed tells nothing.
+            if let Ok(feedback) = TransportFeedback::parse(feedback) {
+                bwe.handle_feedback(now, &feedback);
+            }
+        }
+        Rtcp::Remb { bitrate, .. } => bwe.handle_remb(*bitrate),
+        Rtcp::SenderReport { blocks, .. } | Rtcp::ReceiverReport { blocks, .. } => {
+            for block in blocks.clone().filter(|b| kind_of(b.ssrc) == Some(MediaKind::Video)) {
+                bwe.handle_loss(now, f64::from(block.fraction_lost) / 256.0);
+            }
+        }
+        _ => {}
+    }
 }
 
 impl Feedback {
@@ -182,6 +206,7 @@ impl Feedback {
         data: &[u8],
         locate: impl Fn(&Past, u32, u16) -> Option<Lost>,
         kind_of: impl Fn(u32) -> Option<MediaKind>,
+        mut bwe: Option<&mut Bwe>,
         mut ask: impl FnMut(Asked),
     ) -> bool {
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -189,9 +214,13 @@ impl Feedback {
         buffer.extend_from_slice(data);
         let opened = self.opener.open_rtcp(&mut buffer);
         if let Ok(bytes) = opened {
-            let mut nacks_left = NACKS_MAX;
+            let (mut nacks_left, mut feedback_left) = (NACKS_MAX, FEEDBACK_MAX);
             // What is malformed ends the compound; what came before it counts.
             for packet in rtcp::parse(&buffer[..bytes]).map_while(Result::ok) {
+                feedback_left -= usize::from(matches!(packet, Rtcp::TransportCc { .. })).min(feedback_left);
+                if let Some(bwe) = bwe.as_mut().filter(|_| feedback_left > 0) {
+                    inform(bwe, now, &packet, &kind_of);
+                }
                 self.handle_packet(now, packet, &mut nacks_left, &locate, &kind_of, &mut ask);
             }
         }
@@ -271,8 +300,14 @@ impl Feedback {
                 self.resends.push_back((kind, seq, now, 1));
             }
         }
-        let rtx = track.rtx.as_mut()?;
+        track.rtx.as_ref()?;
         self.allowance -= bytes as u64;
+        self.next_rtx(kind)
+    }
+
+    /// SSRC and next number of a track's RTX stream, to be sealed once.
+    pub fn next_rtx(&mut self, kind: MediaKind) -> Option<(u32, u64)> {
+        let rtx = self.tracks.iter_mut().find(|t| t.kind == kind)?.rtx.as_mut()?;
         rtx.next_seq += 1;
         Some((rtx.ssrc, rtx.next_seq - 1))
     }

@@ -285,10 +285,7 @@ fn extension_ids(media: &OfferedMedia, estimate: bool) -> ExtensionIds {
         audio_level: id(Extension::AudioLevel),
         video_orientation: id(Extension::VideoOrientation),
         abs_capture_time: id(Extension::AbsoluteCaptureTime),
-        transport_cc: match media.kind {
-            MediaKind::Video if estimate => id(Extension::TransportSequenceNumber),
-            _ => 0,
-        },
+        transport_cc: if estimate { id(Extension::TransportSequenceNumber) } else { 0 },
     }
 }
 

@@ -7,13 +7,15 @@ use std::time::Duration;
 use str0m::media::MediaKind;
 
 use super::Shard;
+use super::timers::Armed;
 use super::viewers::Viewer;
 use crate::datagram::SendBatch;
-use crate::forward::select::{self, Layers, Wish};
+use crate::forward::select::{Layers, Ranking, Wish};
 use crate::forward::table::Stream;
 use crate::id::SessionId;
 use crate::limits::LAYERS_MAX;
-use crate::units::Instant;
+use crate::session::bwe::{self, Allocator, Bwe, Conditions, Limit};
+use crate::units::{Bitrate, Instant};
 use crate::wire::packet::Rendition;
 
 /// How often viewers of streams with a choice are looked at.
@@ -23,23 +25,57 @@ const SELECT_INTERVAL: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(5);
 const BARRED: Duration = Duration::from_secs(10);
 
+/// Of audio, with its headers: it is served first.
+const AUDIO: Bitrate = Bitrate::from_bps(60_000);
+
+/// Headers and tags that a layer's payload travels with, in percent.
+const OVERHEAD_PERCENT: u64 = 105;
+
 /// What one viewer wants to see, and how far it has come.
 #[derive(Default)]
 pub(super) struct Selection {
     wish: Wish,
+    allocator: Allocator,
     /// Since when it waits for the first keyframe of its target.
     switching: Option<Instant>,
     /// Layers that did not send one, and until when they are left out.
     barred: [Option<Instant>; LAYERS_MAX],
+    /// When its congestion control wants to be called.
+    armed: Armed,
 }
 
 impl Selection {
-    /// What is there for this viewer.
-    fn usable(&self, now: Instant, mut layers: Layers) -> Layers {
+    /// The layer to be shown; `None`: nothing is sent.
+    fn choose(&mut self, now: Instant, mut layers: Layers, bwe: Option<&mut Bwe>) -> Option<u8> {
         for (layer, barred) in layers.iter_mut().zip(&self.barred) {
             layer.active &= barred.is_none_or(|until| now >= until);
         }
-        layers
+        let ranking = Ranking::of(&layers);
+        let mut costs = [bwe::Layer { cost: Bitrate::from_bps(0), active: false }; LAYERS_MAX];
+        let mut cost = 0;
+        for (by_rank, index) in costs.iter_mut().zip(ranking.indices()) {
+            let layer = &layers[usize::from(*index)];
+            cost = cost.max(layer.bitrate * OVERHEAD_PERCENT / 100);
+            *by_rank = bwe::Layer { cost: Bitrate::from_bps(cost), active: layer.active };
+        }
+        let limit = match (ranking.pinned(&layers, &self.wish), ranking.highest_allowed(&layers, &self.wish)) {
+            (Some(rank), _) => Limit::Pinned(rank),
+            (None, Some(rank)) => Limit::UpTo(rank),
+            (None, None) => Limit::None,
+        };
+        let conditions = Conditions {
+            layers: &costs[..ranking.indices().len()],
+            audio: AUDIO,
+            // Whose path nobody estimates gets the best there is.
+            estimate: bwe.as_ref().map_or(bwe::ESTIMATE_MAX, |bwe| bwe.estimate()),
+            loss: bwe.as_ref().map_or(0.0, |bwe| bwe.loss()),
+            limit,
+        };
+        let rank = self.allocator.choose(now, &conditions)?;
+        if let Some(bwe) = bwe {
+            bwe.set_goal(self.allocator.goal(now, &conditions));
+        }
+        ranking.indices().get(rank).copied()
     }
 
     fn rendition(&self, layer: u8) -> Rendition {
@@ -50,11 +86,11 @@ impl Selection {
 
 impl Shard {
     /// What a viewer begins with.
-    pub(super) fn first_rendition(&mut self, viewer: usize, stream: &Stream) -> Rendition {
-        let viewer = &mut self.viewers[viewer];
-        let layer = select::choose(&stream.layers(), &viewer.selection.wish, None).unwrap_or_default();
-        let rendition = viewer.selection.rendition(layer);
-        viewer.egress.set_target(rendition);
+    pub(super) fn first_rendition(&mut self, now: Instant, viewer: usize, stream: &Stream) -> Rendition {
+        let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
+        let layer = selection.choose(now, stream.layers(), egress.bwe()).unwrap_or_default();
+        let rendition = selection.rendition(layer);
+        egress.set_target(rendition);
         rendition
     }
 
@@ -90,8 +126,15 @@ impl Shard {
 
     fn select(&mut self, now: Instant, viewer: usize, stream: &Stream, out: &mut SendBatch) {
         let Some(Viewer { egress, selection, .. }) = self.viewers.get_mut(viewer) else { return };
-        let layers = selection.usable(now, stream.layers());
-        let Some(layer) = select::choose(&layers, &selection.wish, None) else { return };
+        let layers = stream.layers();
+        if layers.iter().filter(|l| l.active).count() > 1 {
+            let highest = layers.iter().map(|l| l.bitrate).max().unwrap_or_default();
+            egress.estimate_by_reports(Bitrate::from_bps(2 * highest));
+        }
+        let chosen = selection.choose(now, layers, egress.bwe());
+        self.probe(now, viewer, out);
+        let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
+        let Some(layer) = chosen else { return };
         let (shown, target) = (egress.shown(), egress.target());
         let mut wanted = selection.rendition(layer);
         if wanted == target {
@@ -126,6 +169,32 @@ impl Shard {
             // Nothing goes on meanwhile, so the past of the new one is welcome.
             self.viewers[viewer].egress.stop_video();
             self.start_rendition(now, viewer, &shared, wanted, out);
+        }
+    }
+
+    /// Viewers whose congestion control has something to do, or padding to send.
+    pub(super) fn handle_probes(&mut self, now: Instant, out: &mut SendBatch) {
+        while let Some((at, viewer)) = self.probe_timers.pop_due(now) {
+            if self.viewers.get_mut(viewer).is_some_and(|v| v.selection.armed.fires(at)) {
+                self.probe(now, viewer, out);
+            }
+        }
+    }
+
+    /// To be called when a viewer's congestion control has heard something, or is due.
+    pub(super) fn probe(&mut self, now: Instant, viewer: usize, out: &mut SendBatch) {
+        let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
+        let Some(bwe) = egress.bwe() else { return };
+        bwe.handle_timeout(now);
+        while let Some(order) = egress.bwe().and_then(|bwe| bwe.poll_probe(now)) {
+            if !egress.pad(now, order, out) {
+                break;
+            }
+            self.counters.padding_sent += 1;
+        }
+        // What is past waits for feedback, or for the next look at the viewer.
+        if let Some(due) = egress.bwe().map(|bwe| bwe.next_timeout()).filter(|due| *due > now) {
+            self.probe_timers.arm(viewer, &mut selection.armed, due);
         }
     }
 

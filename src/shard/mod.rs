@@ -56,6 +56,8 @@ pub struct Shard {
     starts: Starts,
     config: ShardConfig,
     timers: Timers,
+    /// Of viewers' congestion control, by their keys in `viewers`.
+    probe_timers: Timers,
     peers: VecDeque<(ShardId, PeerMessage)>,
     events: VecDeque<Event>,
     counters: Counters,
@@ -120,6 +122,7 @@ impl Shard {
             starts: Starts::default(),
             config,
             timers: Timers::new(),
+            probe_timers: Timers::new(),
             peers: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -200,6 +203,7 @@ impl Shard {
         }
         self.handle_overdue(now);
         self.select_all(now, out);
+        self.handle_probes(now, out);
         if now >= self.next_report {
             self.arm_select(now);
             self.next_report = now + limits::REPORT_INTERVAL;
@@ -210,7 +214,12 @@ impl Shard {
 
     /// When to call [`Self::handle_timeout`].
     pub fn next_timeout(&self) -> Instant {
-        self.timers.next().min(self.next_report).min(self.next_select).min(self.next_transmit())
+        self.timers
+            .next()
+            .min(self.probe_timers.next())
+            .min(self.next_report)
+            .min(self.next_select)
+            .min(self.next_transmit())
     }
 
     /// The next message for another shard. What its queue does not take is given back to [`Self::peer_queue_full`].

@@ -106,7 +106,7 @@ impl Shard {
     /// A viewer of video has joined.
     pub(super) fn start_video(&mut self, now: Instant, viewer: usize, stream: &Arc<Stream>, out: &mut SendBatch) {
         self.counters.keyframe_requests_received += 1;
-        let rendition = self.first_rendition(viewer, stream);
+        let rendition = self.first_rendition(now, viewer, stream);
         self.start_rendition(now, viewer, stream, rendition, out);
     }
 
@@ -204,7 +204,7 @@ impl Shard {
         let in_keyframe = run.packets.end <= keyframe_packets;
         let bytes = (run.packets.len() * run.payload_bytes) as u64;
         replay.sent = run.packets.end;
-        match egress.replay(packets, &run, out) {
+        match egress.replay(now, packets, &run, out) {
             Written::Sent { packets, payload_bytes } => {
                 self.counters.media_forwarded += u64::from(packets);
                 self.counters.media_forwarded_bytes += u64::from(payload_bytes);

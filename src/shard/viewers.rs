@@ -96,7 +96,7 @@ impl Shard {
                 && let Some(resend) = self.resends.pop_front()
             {
                 resends_left -= 1;
-                self.resend(resend, out);
+                self.resend(now, resend, out);
                 continue;
             }
             if replays_left > 0 && !self.fanout.audio_waits() && self.replay_next(now, out, &mut found) {
@@ -128,7 +128,7 @@ impl Shard {
         let viewer = &mut self.viewers[quantum.viewer];
         let packets = quantum.run.packets.len() as u64;
         let first = &quantum.packets[quantum.run.packets.start].packet;
-        let written = viewer.egress.write(quantum.kind, quantum.rendition, quantum.packets, quantum.run, out);
+        let written = viewer.egress.write(now, quantum.kind, quantum.rendition, quantum.packets, quantum.run, out);
         let dropped = match written {
             Written::Sent { packets, payload_bytes } => {
                 self.counters.media_forwarded += u64::from(packets);
@@ -158,9 +158,9 @@ impl Shard {
         true
     }
 
-    fn resend(&mut self, resend: Resend, out: &mut SendBatch) {
+    fn resend(&mut self, now: Instant, resend: Resend, out: &mut SendBatch) {
         let Resend { viewer, packet, granted } = resend;
-        if self.viewers[viewer].egress.resend(&packet, granted, out) {
+        if self.viewers[viewer].egress.resend(now, &packet, granted, out) {
             self.counters.packets_resent += 1;
         }
     }
@@ -219,6 +219,7 @@ impl Shard {
                 Asked::Resend(lost) => self.queue_resend(now, stream, viewer, lost),
             }
         }
+        self.probe(now, viewer, out);
         if keyframe {
             let egress = &self.viewers[viewer].egress;
             let layer = egress.shown().unwrap_or(egress.target()).layer;

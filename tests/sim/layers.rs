@@ -27,7 +27,7 @@ fn every_viewer_ends_up_with_the_highest_layer_and_sees_one_video() {
         world.publish("a", three_layers(), Path::CLEAN);
         world.run_for(2 * SECOND);
         let viewers: Vec<_> = (0..6).map(|_| world.watch("a", Path::CLEAN)).collect();
-        world.run_for(6 * SECOND);
+        world.run_for(25 * SECOND);
         sound(&mut world, &viewers);
         for viewer in viewers {
             let seen = layers(&world, viewer);
@@ -67,7 +67,7 @@ fn losses_do_not_mix_up_layers() {
     world.publish("a", Source { keyframe_interval: 60, ..three_layers() }, Path::LOSSY);
     world.run_for(2 * SECOND);
     let viewers: Vec<_> = (0..3).map(|_| world.watch("a", Path::LOSSY)).collect();
-    world.run_for(8 * SECOND);
+    world.run_for(25 * SECOND);
     sound(&mut world, &viewers);
     for viewer in viewers {
         assert_eq!(layers(&world, viewer).last(), Some(&2));

@@ -24,7 +24,7 @@ const SENDING_TIME_MAX: Duration = Duration::from_millis(500);
 /// Besides a round trip, for its feedback.
 const FEEDBACK_TIME_MAX: Duration = Duration::from_secs(1);
 /// RTX of what was sent, or padding.
-const PACKET_BYTES: u16 = 1200;
+const PACKET_BYTES: u16 = 290;
 
 /// After a probe that found what it looked for; the estimate has to show first.
 const INTERVAL_AFTER_SUCCESS: Duration = Duration::from_millis(500);

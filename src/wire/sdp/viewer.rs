@@ -91,8 +91,8 @@ fn media(put: &mut impl FnMut(fmt::Arguments), offered: &OfferedMedia, track: &S
         MediaKind::Audio => AUDIO,
         MediaKind::Video => VIDEO,
     };
-    let estimate = ours.estimate && offered.kind == MediaKind::Video;
-    let counted = estimate.then_some(Extension::TransportSequenceNumber);
+    // On all m-lines or on none: str0m, as a viewer, takes the last one's word for all of them.
+    let counted = ours.estimate.then_some(Extension::TransportSequenceNumber);
     let taken = |uri: &str| passed.iter().chain(&counted).any(|e| e.as_uri() == uri);
     for (id, uri) in offered.extensions.iter().filter(|(_, uri)| taken(uri)) {
         put(format_args!("a=extmap:{id} {uri}"));
@@ -103,7 +103,7 @@ fn media(put: &mut impl FnMut(fmt::Arguments), offered: &OfferedMedia, track: &S
     if offered.reduced_size_rtcp {
         put(format_args!("a=rtcp-rsize"));
     }
-    offered.formats.iter().for_each(|f| format(put, f, estimate));
+    offered.formats.iter().for_each(|f| format(put, f, ours.estimate));
     for ssrc in std::iter::once(ssrc).chain(rtx_ssrc) {
         put(format_args!("a=ssrc:{ssrc} cname:{cname}"));
         put(format_args!("a=ssrc:{ssrc} msid:{stream} {name}"));
