@@ -30,3 +30,4 @@ mod whip;
 
 pub use controller::{Controller, Output};
 pub use exchange::{Request, Response};
+pub use rate::client_key;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::mpsc::error::TrySendError;
+use tracing::warn;
 
-use crate::datagram::{Class, RecvBatch, SendBatch};
+use super::ice_tcp::Accepted;
+use crate::datagram::{Class, Received, RecvBatch, SendBatch};
 use crate::id::ShardId;
 use crate::io::{Backend, BackendStats, Doorbell};
 use crate::shard::Shard;
@@ -21,6 +23,7 @@ const PEER_MESSAGES_PER_TURN: usize = crate::limits::RECV_BATCH_DATAGRAMS;
 #[derive(Clone)]
 pub(super) struct Peer {
     pub inbox: Arc<Inbox<PeerMessage>>,
+    pub connections: Sender<Accepted>,
     pub doorbell: Doorbell,
 }
 
@@ -35,6 +38,8 @@ pub(super) struct Driver {
     /// All shards; this one too.
     peers: Vec<Peer>,
     commands: Receiver<Command>,
+    /// TCP connections for sessions of this shard.
+    connections: Receiver<Accepted>,
     events: EventSender,
     /// An event that control had no room for.
     held: Option<Event>,
@@ -78,6 +83,7 @@ impl Driver {
         clock: Clock,
         peers: Vec<Peer>,
         commands: Receiver<Command>,
+        connections: Receiver<Accepted>,
         events: EventSender,
     ) -> Driver {
         Driver {
@@ -86,6 +92,7 @@ impl Driver {
             clock,
             peers,
             commands,
+            connections,
             events,
             held: None,
             received: RecvBatch::new(),
@@ -132,6 +139,10 @@ impl Driver {
             self.shard.handle_command(now, command, &mut self.out);
             worked = true;
         }
+        while let Ok(accepted) = self.connections.try_recv() {
+            self.adopt(now, accepted);
+            worked = true;
+        }
         self.received.at = now;
         for datagram in self.received.iter() {
             self.shard.handle_datagram(now, datagram, &mut self.out);
@@ -156,14 +167,47 @@ impl Driver {
         worked |= self.shard.poll_transmit(now, &mut self.out);
         flush(&mut self.shard, self.backend.as_mut(), &mut self.out);
         self.shard.handle_flushed(self.clock.now());
+        while let Some((socket, remote)) = self.shard.poll_unused_stream() {
+            // Closed when dropped; the goodbye has just been sent.
+            self.backend.release(socket, remote);
+        }
         self.hand_over();
         // What a full socket did not take is offered once more, at once: a turn is its whole delay.
         worked | !self.out.is_empty()
     }
 
+    fn adopt(&mut self, now: Instant, accepted: Accepted) {
+        let Accepted { connection, first } = accepted;
+        let first = Received { socket: connection.socket(), remote: connection.remote(), data: &first };
+        match self.backend.adopt(connection) {
+            Ok(()) => self.shard.handle_datagram(now, first, &mut self.out),
+            Err(e) => warn!(shard = %self.shard.id(), error = %e, "a TCP connection is lost"),
+        }
+    }
+
+    /// A datagram that came by TCP for a session of another shard takes its connection along: only there it can be
+    /// answered. Gives other messages back.
+    fn pass_on_connection(&mut self, to: ShardId, message: PeerMessage) -> Option<PeerMessage> {
+        match message {
+            PeerMessage::Datagram(datagram) if datagram.socket.is_stream() => {
+                let Some(connection) = self.backend.release(datagram.socket, datagram.remote) else {
+                    return Some(PeerMessage::Datagram(datagram));
+                };
+                let peer = &self.peers[to.index()];
+                // When it takes none, the connection is closed.
+                if peer.connections.try_send(Accepted { connection, first: datagram.data }).is_ok() {
+                    peer.doorbell.ring();
+                }
+                None
+            }
+            message => Some(message),
+        }
+    }
+
     /// Gives peers what is theirs; rings each sleeper once.
     fn hand_over(&mut self) {
         while let Some((to, message)) = self.shard.poll_peer() {
+            let Some(message) = self.pass_on_connection(to, message) else { continue };
             match self.peers[to.index()].inbox.push(message) {
                 Ok(MustRing(true)) => self.to_ring.push(to),
                 Ok(MustRing(false)) => {}
@@ -236,5 +280,10 @@ fn figures(stats: BackendStats) -> Vec<(&'static str, u64)> {
         ("full_dropped_audio", stats.full_dropped[Class::Audio as usize]),
         ("full_dropped_control", stats.full_dropped[Class::Control as usize]),
         ("full_kept", stats.full_kept),
+        ("stream_opened", stats.streams_opened),
+        ("stream_closed", stats.streams_closed),
+        ("stream_dropped_video", stats.stream_dropped[Class::Video as usize]),
+        ("stream_dropped_audio", stats.stream_dropped[Class::Audio as usize]),
+        ("stream_dropped_control", stats.stream_dropped[Class::Control as usize]),
     ]
 }

@@ -10,11 +10,12 @@ use rand::rngs::StdRng;
 use str0m::change::SdpOffer;
 use str0m::format::{self, CodecConfig, CodecSpec, FormatParams, PayloadParams};
 use str0m::media::{Frequency, MediaKind, Mid, Pt};
+use str0m::net::TcpType;
 use str0m::rtp::{Extension, ExtensionMap};
 use str0m::{Candidate, IceCreds, Rtc};
 
 use super::egress::{ExtensionIds, TrackSetup};
-use super::peer::{Peer, PeerError};
+use super::peer::{Candidates, Peer, PeerError};
 use super::publisher::Publisher;
 use super::{Session, ViewerSetup};
 use crate::id::{self, Generation, SessionId, StreamId};
@@ -34,6 +35,8 @@ pub struct PeerConfig {
     pub epoch: Epoch,
     /// Host candidates, in the order of the answer (IPv4 first). Index = `SocketId`.
     pub candidates: Arc<[SocketAddr]>,
+    /// Where TCP connections are accepted (RFC 6544), after the others in the answer. Index = [`SocketId::stream`](crate::datagram::SocketId::stream).
+    pub tcp_candidates: Arc<[SocketAddr]>,
     /// str0m's ciphers with our DTLS; one for the process.
     pub crypto: Arc<str0m::config::CryptoProvider>,
     pub certificate: Certificate,
@@ -219,6 +222,11 @@ fn build(
             let host = Candidate::host(*candidate, "udp").map_err(|e| e.to_string())?;
             rtc.add_local_candidate(host);
         }
+        for candidate in config.tcp_candidates.iter() {
+            // str0m's type preference for TCP is 36 below UDP's, so UDP wins wherever it works (RFC 6544 §4.2).
+            let host = Candidate::builder().tcp().host(*candidate).tcptype(TcpType::Passive).build();
+            rtc.add_local_candidate(host.map_err(|e| e.to_string())?);
+        }
         let answer = rtc.sdp_api().accept_offer(sdp).map_err(|e| e.to_string())?;
         Ok::<_, String>((rtc, observed, keys, answer.to_sdp_string()))
     }))
@@ -239,7 +247,8 @@ fn build(
         }
         media.push((offered.kind, mid, formats));
     }
-    let peer = Peer::new(rtc, config.epoch, config.candidates.clone(), !we_receive);
+    let candidates = Candidates { udp: config.candidates.clone(), tcp: config.tcp_candidates.clone() };
+    let peer = Peer::new(rtc, config.epoch, candidates, !we_receive);
     Ok(Built { peer, answer, creds, media, tracks, keys, observed })
 }
 

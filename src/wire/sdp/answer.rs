@@ -24,7 +24,7 @@ pub enum AnswerError {
 /// Finishes str0m's `answer` to `offer`.
 ///
 /// One stream id and one CNAME for audio and video (GStreamer synchronises by CNAME, Chromium by stream id), IPv4
-/// candidates first (FFmpeg takes the first), the end of candidates, reduced-size RTCP where it was offered, and Opus in
+/// candidates first (FFmpeg takes the first) and TCP last, the end of candidates, reduced-size RTCP where it was offered, and Opus in
 /// stereo from publishers: in WebRTC the receiver says so (RFC 7587 §7.1).
 ///
 /// # Errors
@@ -110,7 +110,10 @@ fn media(out: &mut String, section: &[Line], identity: &Identity, reduced_size: 
         .filter(|l| l.value.starts_with("candidate:"))
         .map(|l| l.value.split_once(" ufrag ").map_or(l.value, |(candidate, _)| candidate))
         .collect();
-    candidates.sort_by_key(|c| c.split(' ').nth(4).is_some_and(|address| address.contains(':')));
+    candidates.sort_by_key(|c| {
+        let word = |index| c.split(' ').nth(index);
+        (word(2) == Some("tcp"), word(4).is_some_and(|address| address.contains(':')))
+    });
     candidates.truncate(ANSWER_CANDIDATES_MAX);
 
     let receives = section.iter().any(|l| matches!(l.value, "recvonly" | "sendrecv"));
