@@ -260,3 +260,168 @@ impl Streams {
         stats.streams_closed += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::super::tests::{Got, PATIENCE, V4, backend, check, receive};
+    use super::super::{Backend, SendReport};
+    use super::*;
+    use crate::datagram::{Class, Label, SendBatch};
+
+    fn socket() -> SocketId {
+        SocketId::stream(3).unwrap()
+    }
+
+    /// A client, and our end of its connection.
+    fn pair() -> (TcpStream, Connection) {
+        let listener = TcpListener::bind(V4).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (stream, remote) = listener.accept().unwrap();
+        (client, Connection::new(stream, socket(), remote, Arc::default()).unwrap())
+    }
+
+    fn adopted(backend: &mut dyn Backend) -> (TcpStream, SocketAddr) {
+        let (client, connection) = pair();
+        let remote = connection.remote();
+        backend.adopt(connection).unwrap();
+        (client, remote)
+    }
+
+    fn send(backend: &mut dyn Backend, to: SocketAddr, data: &[u8], segment: Option<u16>, label: Label) -> SendReport {
+        let mut batch = SendBatch::new();
+        batch.room(data.len())[..data.len()].copy_from_slice(data);
+        batch.commit(socket(), to, data.len(), segment, label);
+        let report = backend.send(&mut batch);
+        assert!(batch.is_empty());
+        report
+    }
+
+    #[test]
+    fn frames_come_and_go_like_datagrams() {
+        check(|kind| {
+            let (mut backend, _) = backend(kind, &[V4]);
+            let (mut client, remote) = adopted(backend.as_mut());
+            // One frame and a half, then the rest.
+            client.write_all(&[0, 2, 1, 2, 0]).unwrap();
+            let got = |data: &[u8]| Got { socket: socket(), remote, data: data.to_vec() };
+            assert_eq!(receive(backend.as_mut(), 1), [got(&[1, 2])], "{kind:?}");
+            client.write_all(&[1, 3, 0, 1, 4]).unwrap();
+            assert_eq!(receive(backend.as_mut(), 2), [got(&[3]), got(&[4])], "{kind:?}");
+
+            let report = send(backend.as_mut(), remote, &[5, 5, 6, 6, 7], Some(2), Label::default());
+            assert_eq!((report.messages, report.datagrams, report.bytes), (1, 3, 5), "{kind:?}");
+            let mut read = [0; 11];
+            client.read_exact(&mut read).unwrap();
+            assert_eq!(read, [0, 2, 5, 5, 0, 2, 6, 6, 0, 1, 7], "{kind:?}");
+        });
+    }
+
+    #[test]
+    fn more_than_one_read_is_not_slept_over() {
+        check(|kind| {
+            let (mut backend, _) = backend(kind, &[V4]);
+            let clients: Vec<_> = (0..3).map(|_| adopted(backend.as_mut())).collect();
+            let frame = [&[0x03, 0xe8][..], &[9; 1000]].concat();
+            // Some reads of each, and all of it is there before the backend looks.
+            let frames = 2 * READ_BYTES / frame.len();
+            for (client, _) in &clients {
+                (&mut &*client).write_all(&frame.repeat(frames)).unwrap();
+            }
+            let got = receive(backend.as_mut(), 3 * frames);
+            for (_, remote) in clients {
+                assert_eq!(got.iter().filter(|g| g.remote == remote).count(), frames, "{kind:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_full_connection_drops_video_and_tells_whose_and_delays_nobody() {
+        check(|kind| {
+            let (mut backend, _) = backend(kind, &[V4]);
+            let (_slow, slow) = adopted(backend.as_mut());
+            let (mut quick, other) = adopted(backend.as_mut());
+            let label = Label { class: Class::Video, owner: Some(7) };
+            let mut dropped = 0;
+            // Each is a frame of its own.
+            for timestamp in 0..20_000u32 {
+                let packet = [&[0x80; 4][..], &timestamp.to_be_bytes(), &[0; 1200]].concat();
+                let report = send(backend.as_mut(), slow, &packet, None, label);
+                dropped += report.would_block;
+                assert_eq!(report.datagrams + report.would_block, 1);
+            }
+            assert!(dropped > 1000, "{kind:?}: {dropped}");
+            assert_eq!(backend.stats().stream_dropped, [dropped, 0, 0], "{kind:?}");
+            let mut batch = SendBatch::new();
+            batch.room(1220)[..1220].fill(1);
+            batch.commit(socket(), slow, 1220, None, label);
+            let _ = backend.send(&mut batch);
+            assert_eq!(batch.unsent(), [Unsent { owner: 7, datagrams: 1 }], "{kind:?}");
+            // There is room for control.
+            assert_eq!(send(backend.as_mut(), slow, &[1; 100], None, Label::default()).datagrams, 1);
+            assert_eq!(send(backend.as_mut(), other, b"hello", None, Label::default()).datagrams, 1);
+            let mut read = [0; 7];
+            quick.read_exact(&mut read).unwrap();
+            assert_eq!(&read[2..], b"hello", "{kind:?}");
+        });
+    }
+
+    #[test]
+    fn what_waited_is_written_when_the_client_reads_on() {
+        check(|kind| {
+            let (mut backend, _) = backend(kind, &[V4]);
+            let (client, remote) = adopted(backend.as_mut());
+            let mut sent = 0;
+            while send(backend.as_mut(), remote, &[1; 1000], None, Label::default()).would_block == 0 {
+                sent += 1;
+            }
+            let reader = std::thread::spawn(move || {
+                let mut read = vec![0; sent * 1002];
+                (&client).read_exact(&mut read).map(|()| read)
+            });
+            // The backend only waits; nothing more is sent.
+            while !reader.is_finished() {
+                backend.receive(Some(Duration::from_millis(10)), &mut RecvBatch::new()).unwrap();
+            }
+            let read = reader.join().unwrap().unwrap();
+            assert!(read.chunks(1002).all(|f| f[..3] == [0x03, 0xe8, 1]), "{kind:?}");
+        });
+    }
+
+    #[test]
+    fn a_connection_ends_with_its_client_or_its_framing_or_moves() {
+        check(|kind| {
+            let (mut first, _) = backend(kind, &[V4]);
+            let closed = |backend: &mut dyn Backend, expected| {
+                for _ in 0..500 {
+                    if backend.stats().streams_closed == expected {
+                        return;
+                    }
+                    backend.receive(Some(Duration::from_millis(10)), &mut RecvBatch::new()).unwrap();
+                }
+                panic!("{kind:?}: {:?}", backend.stats());
+            };
+            let (client, remote) = adopted(first.as_mut());
+            drop(client);
+            closed(first.as_mut(), 1);
+            assert_eq!(send(first.as_mut(), remote, b"late", None, Label::default()).errors, 1);
+
+            let (mut client, _) = adopted(first.as_mut());
+            client.write_all(&[0xff, 0xff]).unwrap();
+            closed(first.as_mut(), 2);
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "{kind:?}");
+
+            let (mut second, _) = backend(kind, &[V4]);
+            let (mut client, remote) = adopted(first.as_mut());
+            // Half a frame before, half after.
+            client.write_all(&[0, 1, 1, 0, 2, 3]).unwrap();
+            assert_eq!(receive(first.as_mut(), 1).len(), 1);
+            second.adopt(first.release(socket(), remote).unwrap()).unwrap();
+            assert!(first.release(socket(), remote).is_none());
+            client.write_all(&[4]).unwrap();
+            assert_eq!(receive(second.as_mut(), 1), [Got { socket: socket(), remote, data: vec![3, 4] }], "{kind:?}");
+        });
+    }
+}

@@ -193,3 +193,25 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_given_back() {
+        let places = Arc::new(Places::default());
+        let (a, b) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let of_a: Vec<Place> = (0..limits::UNADOPTED_STREAMS_PER_IP_MAX).map(|_| places.enter(a).unwrap()).collect();
+        assert!(places.enter(a).is_none());
+        drop(places.enter(b).expect("another client"));
+        // Adopted ones count among all, and no longer for their client.
+        let adopted: Vec<Arc<()>> = of_a.into_iter().map(Place::adopted).collect();
+        assert!(places.lock().is_empty());
+        let more = |n: u32| places.enter(IpAddr::from(n.to_be_bytes()));
+        let others: Vec<Place> = (0..(limits::STREAMS_MAX - adopted.len()) as u32).map(|n| more(n).unwrap()).collect();
+        assert!(more(u32::MAX).is_none(), "{} and {}", adopted.len(), others.len());
+        drop(adopted);
+        assert!(more(u32::MAX).is_some());
+    }
+}
