@@ -248,8 +248,10 @@ impl Egress {
                 Some(streams) if message.socket.is_stream() => {
                     streams.queue(&message, report, stats, &mut self.unsent);
                 }
-                // Its connection is closed, or it is nobody's at all.
-                _ => report.errors += segments(message.data.len(), message.segment),
+                _ => {
+                    debug_assert!(message.socket.is_stream(), "socket {} of {sockets}", message.socket.0);
+                    report.errors += segments(message.data.len(), message.segment);
+                }
             }
         }
         if let Some(streams) = streams {

@@ -287,3 +287,119 @@ fn figures(stats: BackendStats) -> Vec<(&'static str, u64)> {
         ("stream_dropped_control", stats.stream_dropped[Class::Control as usize]),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::datagram::SocketId;
+    use crate::forward::table::Stream;
+    use crate::id::{SessionId, StreamId};
+    use crate::io::{BackendKind, Connection};
+    use crate::session::negotiate::{self, PeerConfig, WatchRequest};
+    use crate::shard::ShardConfig;
+    use crate::shard::placement::Slot;
+    use crate::srtp::dtls::{self, Certificate};
+    use crate::units::Epoch;
+    use crate::wire::sdp::Offer;
+    use crate::wire::stun::write_binding_request;
+
+    const OFFER: &str = include_str!("../../tests/data/offers/chromium-view.sdp");
+
+    /// Two drivers on this thread, and where their connections and commands go.
+    fn pair(clock: Clock) -> ([Driver; 2], Vec<Peer>, Vec<crossbeam_channel::Sender<Command>>) {
+        let backends = [(); 2].map(|()| {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            crate::io::open(BackendKind::Mmsg, vec![socket]).unwrap()
+        });
+        let (connections, accepted): (Vec<_>, Vec<_>) = (0..2).map(|_| crossbeam_channel::bounded(4)).unzip();
+        let (senders, commands): (Vec<_>, Vec<_>) = (0..2).map(|_| crossbeam_channel::bounded(4)).unzip();
+        let peer = |(backend, connections): (&Box<dyn Backend>, &Sender<Accepted>)| Peer {
+            inbox: Arc::new(Inbox::with_capacity(16)),
+            connections: connections.clone(),
+            doorbell: backend.doorbell(),
+        };
+        let peers: Vec<Peer> = backends.iter().zip(&connections).map(peer).collect();
+        let mut queues = commands.into_iter().zip(accepted);
+        let mut index = 0;
+        let drivers = backends.map(|backend| {
+            let (commands, accepted) = queues.next().unwrap();
+            let shard = Shard::new(ShardId(index), ShardConfig::default());
+            index += 1;
+            let (events, _) = tokio::sync::mpsc::channel(16);
+            Driver::new(shard, backend, clock, peers.clone(), commands, accepted, events)
+        });
+        (drivers, peers, senders)
+    }
+
+    /// A connection whose client knows a session's credentials.
+    fn connection(ufrag: &str, pwd: &str) -> (TcpStream, Accepted) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let (stream, remote) = listener.accept().unwrap();
+        let socket = SocketId::stream(0).unwrap();
+        let connection = Connection::new(stream, socket, remote, Arc::default()).unwrap();
+        // The client's ufrag is the one of its offer.
+        let theirs = OFFER.lines().find_map(|l| l.strip_prefix("a=ice-ufrag:")).unwrap();
+        let first = write_binding_request(&format!("{ufrag}:{theirs}"), pwd, [7; 12], true).into();
+        (client, Accepted { connection, first })
+    }
+
+    /// A STUN success response, framed.
+    fn is_answered(mut client: &TcpStream) -> bool {
+        let mut read = [0; 200];
+        client.read(&mut read).is_ok_and(|_| read[2..4] == [1, 1])
+    }
+
+    #[test]
+    fn a_connection_follows_its_session_to_another_shard() {
+        let clock = Clock::new();
+        let ([mut wrong, mut right], peers, commands) = pair(clock);
+        let peer = PeerConfig {
+            epoch: Epoch::new(clock.start()),
+            candidates: Arc::from([([127, 0, 0, 1], 9).into()]),
+            tcp_candidates: Arc::from([([127, 0, 0, 1], 9).into()]),
+            crypto: dtls::crypto_provider(),
+            certificate: Certificate::generate().unwrap(),
+        };
+        let request = WatchRequest { session: SessionId(1), stream: StreamId(1), published: Vec::new() };
+        let offer = Offer::parse(OFFER).unwrap();
+        let negotiated =
+            negotiate::watch(clock.now(), &peer, &offer, request, &mut StdRng::seed_from_u64(1)).ok().unwrap();
+        assert!(negotiated.answer.contains(" 1 tcp ") && negotiated.answer.contains(" tcptype passive"));
+        let (ufrag, pwd) = (negotiated.local_ufrag, negotiated.local_pwd);
+        let stream = Arc::new(Stream::new(StreamId(1), "live"));
+        let slot = Arc::new(Slot::new(SessionId(1), stream, negotiated.session));
+        for queue in &commands {
+            let announce = Command::Announce { ufrag: ufrag.clone(), pwd: pwd.clone(), slot: slot.clone() };
+            queue.send(announce).unwrap();
+        }
+
+        let (client, accepted) = connection(&ufrag, &pwd);
+        peers[1].connections.send(accepted).ok().unwrap();
+        right.turn(clock.now());
+        assert!(is_answered(&client));
+        assert_eq!(slot.owner(), Some(ShardId(1)));
+
+        let (client, accepted) = connection(&ufrag, &pwd);
+        peers[0].connections.send(accepted).ok().unwrap();
+        wrong.turn(clock.now());
+        assert!(!is_answered(&client));
+        right.turn(clock.now());
+        assert!(is_answered(&client));
+        assert_eq!(wrong.backend.stats().streams_closed, 1);
+
+        // Both end with the session.
+        let session = SessionId(1);
+        commands[1].send(Command::Close { session, reason: crate::session::CloseReason::Deleted }).unwrap();
+        right.turn(clock.now());
+        assert_eq!((right.shard.sessions(), right.backend.stats().streams_closed), (0, 2));
+    }
+}
