@@ -9,7 +9,7 @@ mod common;
 mod browser;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use browser::{Browser, Page, Stats};
@@ -22,6 +22,7 @@ use manycast::sim::oracle;
 use manycast::srtp::dtls;
 use manycast::units::Epoch;
 use manycast::wire::stun::write_binding_request;
+use serde_json::json;
 use str0m::media::MediaKind;
 
 /// A bound on events, not a pace: the machine may be busy.
@@ -40,14 +41,17 @@ fn tcp_address(server: &Server) -> SocketAddr {
 
 // ------------------------------------------------------------------------------------------ a real browser
 
-/// Takes the server's UDP candidates from what the page is told, as a firewall would take them from its reach.
-fn block_udp(page: &Page) {
-    let script = "const { prototype } = RTCPeerConnection; \
+/// Whatever the page sends to the server's UDP candidates goes into `hole`, where nobody answers, as a firewall would
+/// have it.
+fn block_udp(page: &Page, hole: &UdpSocket) {
+    let script = "const [port] = arguments; \
+        const { prototype } = RTCPeerConnection; \
         const set = prototype.setRemoteDescription; \
         prototype.setRemoteDescription = function ({ type, sdp }) { \
-          return set.call(this, { type, sdp: sdp.replace(/a=candidate:\\S+ 1 udp .*\\r\\n/gi, '') }); \
+          const blocked = sdp.replace(/(a=candidate:\\S+ 1 udp \\d+ \\S+) \\d+/gi, `$1 ${port}`); \
+          return set.call(this, { type, sdp: blocked }); \
         };";
-    page.run(script, vec![]);
+    page.run(script, vec![json!(hole.local_addr().expect("bound").port())]);
 }
 
 /// `udp` or `tcp`, of the pair that is used.
@@ -61,14 +65,15 @@ fn transport(stats: &Stats) -> String {
 fn chromium_publishes_and_plays_where_udp_is_blocked(io: &str) {
     let server = start(io);
     let browser = Browser::start();
+    let hole = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let publisher = browser.open(&format!("{}/?size=640x360&stream=live#publish", server.url));
-    block_udp(&publisher);
+    block_udp(&publisher, &hole);
     publisher.click("publish-start");
     publisher.wait_for_state("publish", "live");
     let viewers = [true, false].map(|blocked| {
         let viewer = browser.open(&format!("{}/?stream=live#watch", server.url));
         if blocked {
-            block_udp(&viewer);
+            block_udp(&viewer, &hole);
         }
         viewer.click("watch-start");
         viewer.wait_for_state("watch", "live");
@@ -78,6 +83,8 @@ fn chromium_publishes_and_plays_where_udp_is_blocked(io: &str) {
         // Some seconds of 30 frames/s, as a busy machine plays them.
         viewer.wait_for_frames("watch", PATIENCE, 100.0);
     }
+    hole.set_nonblocking(true).expect("a socket");
+    assert!(hole.recv(&mut [0; 1500]).is_ok(), "nobody tried UDP");
     assert_eq!(transport(&publisher.stats("publish")), "tcp");
     assert_eq!(viewers.each_ref().map(|v| transport(&v.stats("watch"))), ["tcp", "udp"]);
     let audio = viewers[0].stats("watch").audio_in("packetsReceived");

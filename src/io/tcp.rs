@@ -325,9 +325,10 @@ mod tests {
             let (mut backend, _) = backend(kind, &[V4]);
             let clients: Vec<_> = (0..3).map(|_| adopted(backend.as_mut())).collect();
             let frame = [&[0x03, 0xe8][..], &[9; 1000]].concat();
-            // Some reads of each, and all of it is there before the backend looks.
+            // All of it is there before the backend looks: reads without a whole frame (null packets), then some with.
             let frames = 2 * READ_BYTES / frame.len();
             for (client, _) in &clients {
+                (&mut &*client).write_all(&[0; 2 * READ_BYTES]).unwrap();
                 (&mut &*client).write_all(&frame.repeat(frames)).unwrap();
             }
             let got = receive(backend.as_mut(), 3 * frames);

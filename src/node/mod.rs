@@ -47,6 +47,9 @@ use ice_tcp::{Accepted, Acceptor, Directory};
 
 pub use driver::Clock;
 
+/// Sockets, rings and bells of up to 64 shards, and what the process has open anyway.
+const OTHER_FILES: usize = 1024;
+
 /// Why the node did not start. Each names what to change.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -101,6 +104,7 @@ pub fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), StartError
     banner.push(format!("media    UDP {}", list(&candidates)));
     let (streams, tcp_candidates) = listen(&tcp)?;
     if !streams.is_empty() {
+        raise_file_limit(&config)?;
         banner.push(format!("media    TCP {}, where UDP does not come through", list(&tcp_candidates)));
     }
     banner.push(describe_io(&selection, &config));
@@ -285,6 +289,12 @@ fn peers(
 struct Plan {
     udp: Vec<Address>,
     tcp: Vec<Address>,
+}
+
+/// Each TCP connection takes a descriptor, and those of HTTP must not run out by it.
+fn raise_file_limit(config: &Config) -> Result<(), StartError> {
+    let wanted = limits::STREAMS_MAX + config.limits.connections_max + OTHER_FILES;
+    crate::io::many::raise_file_limit(wanted as u64).map(|_| ()).map_err(system("the limit of open files"))
 }
 
 /// Opens the listeners of ICE over TCP; the index of each is that of its candidate.
