@@ -320,12 +320,12 @@ mod tests {
         });
         let (connections, accepted): (Vec<_>, Vec<_>) = (0..2).map(|_| crossbeam_channel::bounded(4)).unzip();
         let (senders, commands): (Vec<_>, Vec<_>) = (0..2).map(|_| crossbeam_channel::bounded(4)).unzip();
-        let peer = |(backend, connections): (&Box<dyn Backend>, &Sender<Accepted>)| Peer {
+        let peer = |(doorbell, connections): (Doorbell, &Sender<Accepted>)| Peer {
             inbox: Arc::new(Inbox::with_capacity(16)),
             connections: connections.clone(),
-            doorbell: backend.doorbell(),
+            doorbell,
         };
-        let peers: Vec<Peer> = backends.iter().zip(&connections).map(peer).collect();
+        let peers: Vec<Peer> = backends.iter().map(|b| b.doorbell()).zip(&connections).map(peer).collect();
         let mut queues = commands.into_iter().zip(accepted);
         let mut index = 0;
         let drivers = backends.map(|backend| {
