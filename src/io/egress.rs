@@ -209,8 +209,9 @@ impl Egress {
         }
     }
 
-    /// Sends the batch, one run per socket, and what is for streams; `transmit` tries the messages of the list in order, though none of class
-    /// video once the socket was full, sets every result, and has let go of all of them when it returns.
+    /// Sends the batch, one run per socket, then what is for streams; `transmit` tries the messages of the list in order,
+    /// though none of class video once the socket was full, sets every result, and has let go of all of them when it
+    /// returns.
     pub(super) fn send(
         &mut self,
         batch: &mut SendBatch,

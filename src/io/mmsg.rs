@@ -66,12 +66,25 @@ impl MmsgBackend {
         })
     }
 
-    /// Reads all sockets in rounds until they are empty or the batch is full.
+    /// Reads connections and all sockets, these in rounds, until they are empty or the batch is full.
     fn read(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
-        if let Some(streams) = &mut self.streams {
-            // Whatever is left ends the next wait.
-            streams.receive(batch, &mut self.stats)?;
+        let streams_first = self.streams.as_mut().is_some_and(Streams::take_turn);
+        if streams_first {
+            self.read_streams(batch)?;
         }
+        self.read_sockets(batch)?;
+        if streams_first { Ok(()) } else { self.read_streams(batch) }
+    }
+
+    /// What is left of it ends the next wait.
+    fn read_streams(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+        match &mut self.streams {
+            Some(streams) => streams.receive(batch, &mut self.stats).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    fn read_sockets(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
         let count = self.sockets.len();
         self.first = (self.first + 1) % count;
         let mut empty = 0;

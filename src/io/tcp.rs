@@ -2,7 +2,7 @@
 //! doorbell.
 //!
 //! TCP is for clients whose network blocks UDP, so it may cost more: each datagram is copied into its connection's queue.
-//! A shard without connections pays one branch a turn.
+//! A shard without connections pays a branch a turn.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -51,7 +51,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// `socket` stands for the address where it was accepted. Everything that was read of it must have been whole frames.
+    /// `socket` stands for the address where it was accepted. What was read of it before must have been whole frames.
     ///
     /// # Errors
     /// The connection has ended.
@@ -110,6 +110,7 @@ pub(super) struct Streams {
     /// Connections with something new to write.
     touched: Vec<usize>,
     buffer: Box<[u8; READ_BYTES]>,
+    first: bool,
 }
 
 impl Streams {
@@ -120,6 +121,7 @@ impl Streams {
             keys: FxHashMap::default(),
             touched: Vec::new(),
             buffer: Box::new([0; READ_BYTES]),
+            first: false,
         })
     }
 
@@ -153,6 +155,12 @@ impl Streams {
         self.epoll.unwatch(&connection.stream);
         connection.blocked = false;
         Some(connection)
+    }
+
+    /// Whether connections are read before sockets this turn: every other, so that neither fills all batches alone.
+    pub fn take_turn(&mut self) -> bool {
+        self.first = !self.first;
+        self.first
     }
 
     /// Reads what has come and writes what has been waiting. True: there may be more already.

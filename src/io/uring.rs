@@ -4,7 +4,7 @@
 //!  socket 0 ── RecvMsgMulti ┐                             ┌─ RECEIVE: copy out, recycle the buffer
 //!  socket 1 ── RecvMsgMulti ┼─> completion queue ─ drain ─┼─ BELL (a peer's MSG_RING), EVENT (eventfd): nothing more
 //!  eventfd  ── PollAdd multi┤                             ├─ SEND: result of one SendMsg; RUNG: a bell that failed
-//!  TCP set  ── PollAdd multi┘                             └─ STREAMS: the epoll set of connections is asked next
+//!  TCP set  ── PollAdd multi┘                             └─ STREAMS: the epoll set of connections is asked
 //! ```
 //!
 //! What the kernel may touch after a call returns: the buffers and the receive header, until every multishot has said
@@ -93,6 +93,8 @@ struct Intake {
     bell: Doorbell,
     bell_armed: bool,
     streams_armed: bool,
+    /// A TCP connection may be read or written.
+    streams_ready: bool,
     /// Whom this ring has rung; an index here is the lower half of [`token::RUNG`].
     peers: Vec<Doorbell>,
     /// Completions that `send` met while it waited for its own. Bounded by the buffers and armed requests.
@@ -155,6 +157,7 @@ impl UringBackend {
                 bell,
                 bell_armed: false,
                 streams_armed: false,
+                streams_ready: false,
                 peers: Vec::new(),
                 stash: VecDeque::new(),
                 stats: BackendStats::default(),
@@ -247,6 +250,16 @@ impl UringBackend {
         Ok(())
     }
 
+    /// Sees to TCP connections that have said something. What is left of it makes no new completion, so it is remembered.
+    fn receive_streams(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+        if let Some(streams) = &mut self.streams
+            && self.intake.streams_ready
+        {
+            self.intake.streams_ready = streams.receive(batch, &mut self.intake.stats)?;
+        }
+        Ok(())
+    }
+
     /// Cancels everything and waits until the kernel has let go; false if it would not.
     fn quiesce(&mut self) -> bool {
         if self.broken {
@@ -289,7 +302,10 @@ impl Intake {
                 self.bell_armed &= !ended;
                 self.stats.doorbells += u64::from(completion.result() > 0);
             }
-            token::STREAMS => self.streams_armed &= !ended,
+            token::STREAMS => {
+                self.streams_armed &= !ended;
+                self.streams_ready = true;
+            }
             token::RUNG => {
                 // The peer's ring is gone, or it cannot take the message: its eventfd still wakes it.
                 self.stats.bells_failed += 1;
@@ -373,12 +389,14 @@ impl Backend for UringBackend {
         self.arm()?;
         // Completions that did not fit into the last batch, or that `send` met, must not wait for new ones.
         let mut waiting = !self.intake.stash.is_empty() || !self.ring.completion().is_empty();
-        if let Some(streams) = &mut self.streams {
-            // What is left here makes no new completion.
-            waiting |= streams.receive(batch, &mut self.intake.stats)? || !batch.is_empty();
+        let streams_first = self.streams.as_mut().is_some_and(Streams::take_turn);
+        if streams_first {
+            self.receive_streams(batch)?;
         }
+        waiting |= self.intake.streams_ready || !batch.is_empty();
         self.enter(if waiting { Some(Duration::ZERO) } else { timeout })?;
-        self.drain(batch)
+        self.drain(batch)?;
+        if streams_first { Ok(()) } else { self.receive_streams(batch) }
     }
 
     fn send(&mut self, batch: &mut SendBatch) -> SendReport {

@@ -35,7 +35,7 @@ pub struct PeerConfig {
     pub epoch: Epoch,
     /// Host candidates, in the order of the answer (IPv4 first). Index = `SocketId`.
     pub candidates: Arc<[SocketAddr]>,
-    /// Where TCP connections are accepted (RFC 6544), after the others in the answer. Index = [`SocketId::stream`](crate::datagram::SocketId::stream).
+    /// Where TCP connections are accepted (RFC 6544); after the others in the answer. Index as in `SocketId::stream`.
     pub tcp_candidates: Arc<[SocketAddr]>,
     /// str0m's ciphers with our DTLS; one for the process.
     pub crypto: Arc<str0m::config::CryptoProvider>,

@@ -24,8 +24,8 @@ pub enum AnswerError {
 /// Finishes str0m's `answer` to `offer`.
 ///
 /// One stream id and one CNAME for audio and video (GStreamer synchronises by CNAME, Chromium by stream id), IPv4
-/// candidates first (FFmpeg takes the first) and TCP last, the end of candidates, reduced-size RTCP where it was offered, and Opus in
-/// stereo from publishers: in WebRTC the receiver says so (RFC 7587 §7.1).
+/// candidates first (FFmpeg takes the first) and TCP last, the end of candidates, reduced-size RTCP where it was offered,
+/// and Opus in stereo from publishers: in WebRTC the receiver says so (RFC 7587 §7.1).
 ///
 /// # Errors
 /// [`AnswerError`]: the session must be dropped and the offer refused.
