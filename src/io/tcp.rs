@@ -110,6 +110,7 @@ pub(super) struct Streams {
     /// Connections with something new to write.
     touched: Vec<usize>,
     buffer: Box<[u8; READ_BYTES]>,
+    /// Whether it was their turn to be read before sockets.
     first: bool,
 }
 
@@ -173,7 +174,7 @@ impl Streams {
         let mut more = ready == events.len();
         for event in &events[..ready] {
             let (flags, key) = (event.events, event.u64 as usize);
-            if flags & libc::EPOLLOUT as u32 != 0 {
+            if flags & libc::EPOLLOUT as u32 != 0 && self.connections.contains(key) {
                 self.write(key, stats);
             }
             if flags & !(libc::EPOLLOUT as u32) != 0 && self.connections.contains(key) {
