@@ -25,7 +25,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use manycast::datagram::{Received, SendBatch};
 use manycast::forward::burst::Segmenting;
 use manycast::forward::canonical::Canonical;
-use manycast::forward::fanout::{Fanout, Taken};
+use manycast::forward::fanout::{Fanout, Quantum};
 use manycast::forward::store::Store;
 use manycast::forward::table::Stream;
 use manycast::id::Generation;
@@ -36,8 +36,8 @@ use manycast::srtp::keys::MasterKeys;
 use manycast::units::Instant;
 use manycast::wire::classify::classify;
 use manycast::wire::codec::Format;
-use manycast::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket};
-use manycast::wire::vp8::Vp8Header;
+use manycast::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition};
+use manycast::wire::vp8;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
@@ -130,7 +130,7 @@ fn bench_fanout(c: &mut Criterion) {
             let mut fanout = Fanout::new(SHARD, Segmenting::default());
             let mut table: Vec<Egress> = (0..viewers).map(viewer).collect();
             for viewer in 0..viewers {
-                fanout.join(&stream, MediaKind::Video, viewer);
+                fanout.join(&stream, MediaKind::Video, Rendition::default(), viewer);
             }
             let mut source = Burst::new();
             let mut out = SendBatch::new();
@@ -140,11 +140,11 @@ fn bench_fanout(c: &mut Criterion) {
                     || (0..burst).map(|_| source.next()).collect::<Vec<_>>(),
                     |packets| {
                         for packet in &packets {
-                            assert_eq!(fanout.handle(packet), Taken::Queued);
+                            fanout.handle(Instant::ZERO, packet, |not| panic!("{not:?}"));
                         }
-                        while let Some(quantum) = fanout.poll() {
-                            let written =
-                                table[quantum.viewer].write(quantum.kind, quantum.packets, quantum.run, &mut out);
+                        while let Some(quantum) = fanout.poll(Instant::ZERO) {
+                            let Quantum { viewer, kind, rendition, packets, run } = quantum;
+                            let written = table[viewer].write(kind, rendition, packets, run, &mut out);
                             assert!(matches!(written, Written::Sent { .. }));
                             if out.is_full() {
                                 black_box(&out);
@@ -176,14 +176,15 @@ impl Burst {
         Arc::new(MediaPacket {
             stream: STREAM,
             kind: MediaKind::Video,
+            layer: 0,
             generation: Generation(1),
             format: Format::VP8,
             ssrc: 1,
             seq: self.seq,
             timestamp: (self.seq * 300) as u32,
             marker: false,
-            starts_keyframe: true,
-            vp8: Vp8Header::parse(&payload),
+            starts_keyframe: self.seq == 1,
+            descriptor: vp8::parse(&payload, false).unwrap_or_default(),
             extensions: EndToEnd::default(),
             arrival: Instant::ZERO,
             captured: Instant::ZERO,

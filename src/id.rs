@@ -66,3 +66,37 @@ fn random_chars(rng: &mut StdRng, alphabet: &[u8; 64], chars: usize) -> String {
     // 64 letters: six random bits choose one without bias.
     (0..chars).map(|_| char::from(alphabet[usize::from(rng.random::<u8>() & 63)])).collect()
 }
+
+/// A simulcast layer's name (RFC 8851): at most eight characters of ASCII; empty without simulcast.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rid([u8; 8]);
+
+impl Rid {
+    /// `None`: too long, or not ASCII.
+    pub fn new(name: &str) -> Option<Rid> {
+        let mut bytes = [0; 8];
+        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        name.is_ascii().then_some(Rid(bytes))
+    }
+
+    pub fn as_str(&self) -> &str {
+        let len = self.0.iter().position(|b| *b == 0).unwrap_or(8);
+        // Made of ASCII only.
+        std::str::from_utf8(&self.0[..len]).unwrap_or_default()
+    }
+
+    /// For an atomic.
+    pub fn to_bits(self) -> u64 {
+        u64::from_be_bytes(self.0)
+    }
+
+    pub fn from_bits(bits: u64) -> Rid {
+        Rid(bits.to_be_bytes())
+    }
+}
+
+impl std::fmt::Debug for Rid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rid({})", self.as_str())
+    }
+}

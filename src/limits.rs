@@ -135,3 +135,6 @@ pub const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// TCP connections on their way to one shard, which takes them within a turn. When it is full the connection is closed; its
 /// client tries again.
 pub const ACCEPTED_QUEUE: usize = 256;
+
+/// Simulcast layers of one video: browsers and OBS send three at most. An offer with more is refused.
+pub const LAYERS_MAX: usize = 4;

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use browser::{Browser, PATIENCE, Page, program, wait_until};
+use browser::{Browser, DemoPage, PATIENCE, Page, program, wait_until};
 use common::server::Server;
 use serde_json::json;
 

@@ -10,7 +10,7 @@ mod browser;
 
 use std::time::Duration;
 
-use browser::{Browser, PATIENCE, Page, Stats, wait_until};
+use browser::{Browser, DemoPage, PATIENCE, Page, Stats, wait_until};
 use common::relay::Relay;
 use common::server::Server;
 use serde_json::json;

@@ -1,5 +1,8 @@
 //! The controller under virtual time: a test plays the clients and the shards.
 
+#[path = "controller/events.rs"]
+mod events;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +15,7 @@ use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
 use manycast::config::{Config, Flags};
-use manycast::control::{Controller, Output, Request, Response};
+use manycast::control::{Controller, Output, Part, Request, Response};
 use manycast::id::{Generation, SessionId, ShardId};
 use manycast::session::negotiate::PeerConfig;
 use manycast::session::{CloseReason, IceRestart};
@@ -41,6 +44,7 @@ struct World {
     peer: IpAddr,
     commands: Vec<(ShardId, Command)>,
     answers: Vec<(RequestId, Response)>,
+    parts: Vec<(RequestId, Part)>,
     slots: Vec<Arc<Slot>>,
 }
 
@@ -65,6 +69,7 @@ impl World {
             peer: [203, 0, 113, 1].into(),
             commands: Vec::new(),
             answers: Vec::new(),
+            parts: Vec::new(),
             slots: Vec::new(),
         }
     }
@@ -81,6 +86,7 @@ impl World {
                     }
                     self.commands.push((shard, command));
                 }
+                Output::Stream(id, part) => self.parts.push((id, part)),
                 Output::Respond(id, response) => self.answers.push((id, response)),
             }
         }
@@ -261,12 +267,15 @@ fn every_recorded_offer_is_answered_whole() {
         (PUBLISH, "whip"),
         (VIEW, "whep"),
         (FFMPEG, "whip"),
+        (include_str!("data/offers/firefox153-publish.sdp"), "whip"),
+        (include_str!("data/offers/firefox153-publish-simulcast.sdp"), "whip"),
+        (include_str!("data/offers/firefox153-view.sdp"), "whep"),
         (include_str!("data/offers/gst-publish-vp8.sdp"), "whip"),
         (GST_VIEW, "whep"),
     ];
-    let mut world = World::new("");
-    world.live("cam");
     for (offer, endpoint) in offers {
+        let mut world = World::new("");
+        world.live("cam");
         let created = world.post(&format!("/{endpoint}/cam"), offer);
         assert_eq!(created.status(), StatusCode::CREATED, "{offer}\n{}", body(&created));
         let answer = body(&created);
@@ -575,7 +584,7 @@ fn report(at: Instant, tracks: Vec<TrackReport>) -> Report {
         viewers: 0,
         backend: Vec::new(),
     };
-    Report { at, figures, tracks }
+    Report { at, figures, tracks, layers: Vec::new() }
 }
 
 #[test]

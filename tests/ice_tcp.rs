@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use browser::{Browser, Page, Stats};
+use browser::{Browser, DemoPage, Page, Stats};
 use common::server::{Server, agent};
 use common::swarm::Swarm;
 use manycast::limits;

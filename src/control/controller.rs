@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hyper::header::{ETAG, HeaderValue};
 use hyper::{Method, StatusCode};
 use rand::rngs::StdRng;
@@ -14,6 +15,7 @@ use rustc_hash::FxHashMap;
 use tracing::{debug, info, warn};
 
 use super::auth::Auth;
+use super::event_streams::EventStreams;
 use super::exchange::{self, Request, Response};
 use super::life::PostKey;
 use super::problem::Problem;
@@ -22,7 +24,7 @@ use super::route::Route;
 use super::sessions::{Record, Sessions};
 use super::streams::Streams;
 use super::timers::{Timer, Timers};
-use super::{cors, origin, page, rate, resource};
+use super::{cors, events, origin, page, rate, resource};
 use crate::config::Config;
 use crate::id::{SessionId, ShardId};
 use crate::limits;
@@ -40,6 +42,21 @@ pub enum Output {
     /// To one shard. Commands come before the answer that depends on them.
     Command(ShardId, Command),
     Respond(RequestId, Response),
+    /// An answer that goes on for as long as its event stream is read.
+    Stream(RequestId, Part),
+}
+
+/// A part of an answer that goes on.
+#[derive(Debug)]
+pub enum Part {
+    /// Comes first. Its own body does not matter.
+    Head(Response),
+    /// The next comes after [`Controller::handle_taken`].
+    Body(Bytes),
+    /// Comes last.
+    End,
+    /// Comes last too: the client does not read, so its connection is to be closed.
+    Cut,
 }
 
 /// Decides over sessions and streams.
@@ -57,10 +74,11 @@ pub struct Controller {
     pub(super) recent_order: VecDeque<(Instant, PostKey)>,
     /// Exchanges that wait for a shard.
     pub(super) restarts: FxHashMap<RequestId, resource::PendingRestart>,
+    pub(super) events: EventStreams,
     posts: RateLimit,
     probes: RateLimit,
     figures: Vec<Option<ShardFigures>>,
-    outputs: VecDeque<Output>,
+    pub(super) outputs: VecDeque<Output>,
     stalled: bool,
     stopping: bool,
     stopped: BTreeSet<ShardId>,
@@ -83,6 +101,7 @@ impl Controller {
             recent: FxHashMap::default(),
             recent_order: VecDeque::new(),
             restarts: FxHashMap::default(),
+            events: EventStreams::default(),
             figures: vec![None; usize::from(shards)],
             outputs: VecDeque::new(),
             stalled: false,
@@ -92,7 +111,8 @@ impl Controller {
         }
     }
 
-    /// Answers a request, now or after a shard has answered: exactly one [`Output::Respond`] per `id`.
+    /// Answers a request, now or after a shard has answered: exactly one [`Output::Respond`], or
+    /// [`Part::Head`], per `id`.
     pub fn handle_request(&mut self, now: Instant, id: RequestId, request: Request) {
         if let Some(response) = self.route(now, id, &request) {
             self.respond(id, response, cors::origin(&request.headers).as_ref());
@@ -102,7 +122,7 @@ impl Controller {
     /// What a shard says.
     pub fn handle_event(&mut self, now: Instant, shard: ShardId, event: Event) {
         match event {
-            Event::Connected { session } => self.connected(session),
+            Event::Connected { session } => self.connected(now, session),
             Event::PublisherActive { session, stream, generation } => {
                 self.publisher_active(now, session, stream, generation);
             }
@@ -113,7 +133,7 @@ impl Controller {
             }
             Event::IceRestarted { session, request, result } => self.ice_restarted(now, session, request, result),
             Event::Ended { session, reason } => self.ended(now, session, reason),
-            Event::Report(report) => self.take_report(shard, *report),
+            Event::Report(report) => self.take_report(now, shard, *report),
             Event::Stopped => {
                 self.stopped.insert(shard);
             }
@@ -147,6 +167,9 @@ impl Controller {
                         self.command_all(|| Command::Forget { ufrag: ufrag.clone() });
                     }
                 }
+                Timer::Layers(stream) => self.tell_layers(now, stream),
+                Timer::ViewerCount(stream) => self.tell_viewers(now, stream),
+                Timer::Ping(reader) => self.ping(now, reader),
                 Timer::Restart(request) => self.restart_timed_out(request),
             }
         }
@@ -226,6 +249,21 @@ impl Controller {
                 };
                 answered.unwrap_or_else(|problem| Some(self.refuse(problem, *role).json()))
             }
+            (Route::Layer { stream, token }, &Method::POST) => {
+                let target = resource::Target { role: Role::Viewer, stream, token };
+                let answered = self.select_layer(now, target, request);
+                Some(answered.unwrap_or_else(|problem| self.refuse(problem, Role::Viewer).json()))
+            }
+            (Route::Events { stream, token }, &Method::POST) => {
+                let target = resource::Target { role: Role::Viewer, stream, token };
+                let answered = self.post_events(now, target, request);
+                Some(answered.unwrap_or_else(|problem| self.refuse(problem, Role::Viewer).json()))
+            }
+            (Route::EventStream { stream, token, number }, method) if is_get || method == Method::DELETE => {
+                let target = resource::Target { role: Role::Viewer, stream, token };
+                let answered = self.use_event_stream(now, id, (target, *number), request);
+                answered.unwrap_or_else(|problem| Some(self.refuse(problem, Role::Viewer).json()))
+            }
             (Route::Health, _) if is_get => {
                 Some(exchange::content(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"))
             }
@@ -297,10 +335,16 @@ impl Controller {
         }
     }
 
-    fn take_report(&mut self, shard: ShardId, report: Report) {
+    fn take_report(&mut self, now: Instant, shard: ShardId, report: Report) {
         for track in &report.tracks {
             if let Some(entry) = self.streams.get_mut(track.stream) {
                 entry.take_report(report.at, *track);
+            }
+        }
+        for layers in report.layers.chunk_by(|a, b| a.stream == b.stream) {
+            let stream = layers[0].stream;
+            if self.streams.get_mut(stream).is_some_and(|e| e.take_layers(layers.to_vec())) {
+                self.layers_changed(now, stream);
             }
         }
         if let Some(slot) = self.figures.get_mut(shard.index()) {
@@ -340,6 +384,11 @@ impl Controller {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(server) = &self.config.stun_server {
             headers.insert(LINK, exchange::value(&format!("<stun:{server}>; rel=\"ice-server\"")));
+        }
+        if record.role == Role::Viewer {
+            for link in events::links(&self.session_url(record, request)) {
+                headers.append(LINK, link);
+            }
         }
         Ok(response)
     }

@@ -54,6 +54,9 @@ pub(super) fn preflight(route: &Route) -> Response {
         Route::Endpoint { .. } => {
             headers.insert(ACCEPT_POST, HeaderValue::from_static("application/sdp"));
         }
+        Route::Layer { .. } | Route::Events { .. } => {
+            headers.insert(ACCEPT_POST, HeaderValue::from_static("application/json"));
+        }
         Route::Session { .. } => {
             headers.insert(ACCEPT_PATCH, HeaderValue::from_static("application/trickle-ice-sdpfrag"));
         }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use hyper::server::conn::http1;
@@ -23,12 +23,13 @@ use hyper::service::service_fn;
 use hyper::{StatusCode, http::request::Parts};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
-use super::controller::{Controller, Output};
-use super::exchange::{Request, Response};
+use super::body::{self, Answer, Progress};
+use super::controller::{Controller, Output, Part};
+use super::exchange::Request;
 use super::problem::Problem;
 use super::{cors, rate, route};
 use crate::config::{CorsOrigins, HttpLimits};
@@ -73,7 +74,17 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(700);
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A request on its way to the loop.
-type Call = (Request, oneshot::Sender<Response>);
+struct Call {
+    request: Request,
+    client: Client,
+}
+
+/// Who waits for the answer.
+struct Client {
+    reply: oneshot::Sender<Answer>,
+    /// Closes the connection.
+    cut: Arc<Notify>,
+}
 
 /// Serves until `stop` is ready and every shard has said [`Event::Stopped`], or has had time to.
 ///
@@ -101,7 +112,16 @@ pub async fn serve(
     });
     let accepting = tokio::spawn(accept(listener, front.clone(), closed));
 
-    let mut back = Back { sink, waiting: HashMap::new(), backlog: VecDeque::new(), stopping: false };
+    // Each open event stream is a connection, and has a part or an end to report at a time.
+    let (progress, mut progressed) = mpsc::channel(2 * controller.config.limits.connections_max);
+    let mut back = Back {
+        sink,
+        waiting: HashMap::new(),
+        readers: HashMap::new(),
+        progress,
+        backlog: VecDeque::new(),
+        stopping: false,
+    };
     let mut stop = pin!(stop);
     let mut deadline = None;
     let mut last_request = 0u64;
@@ -122,13 +142,20 @@ pub async fn serve(
         let wake = controller.next_timeout().min(retry).min(deadline.unwrap_or(Instant::FAR_FUTURE));
         let wake = wake.min(rotation.next_timeout());
         tokio::select! {
-            Some((request, reply)) = called.recv() => {
+            Some(Call { request, client }) = called.recv() => {
                 last_request += 1;
                 let id = RequestId(last_request);
-                back.waiting.insert(id, reply);
+                back.waiting.insert(id, client);
                 controller.handle_request(self::now(epoch), id, request);
             }
             Some((shard, event)) = events.recv() => controller.handle_event(self::now(epoch), shard, event),
+            Some(progress) = progressed.recv() => match progress {
+                Progress::Taken(reader) => controller.handle_taken(reader),
+                Progress::Gone(reader) => {
+                    back.readers.remove(&reader);
+                    controller.handle_gone(reader);
+                }
+            },
             // An hour at most: what is further away is looked at again then.
             () = tokio::time::sleep((wake - now).min(Duration::from_secs(3600))) => {
                 controller.handle_timeout(self::now(epoch));
@@ -165,7 +192,10 @@ fn now(epoch: Epoch) -> Instant {
 
 struct Back<S> {
     sink: S,
-    waiting: HashMap<RequestId, oneshot::Sender<Response>>,
+    waiting: HashMap<RequestId, Client>,
+    /// Clients of event streams: where the next part goes, and what closes the connection.
+    readers: HashMap<RequestId, (mpsc::Sender<Bytes>, Arc<Notify>)>,
+    progress: mpsc::Sender<Progress>,
     /// Commands that found their queue full. As long as there are any, no session is opened, so they are bounded by
     /// what the open ones need.
     backlog: VecDeque<(ShardId, Command)>,
@@ -179,15 +209,40 @@ impl<S: CommandSink> Back<S> {
         while let Some(output) = controller.poll_output() {
             match output {
                 Output::Respond(id, response) => {
-                    if let Some(reply) = self.waiting.remove(&id) {
+                    if let Some(client) = self.waiting.remove(&id) {
                         // The client may have gone meanwhile.
-                        let _ = reply.send(response);
+                        let _ = client.reply.send(body::whole(response));
                     }
                 }
+                Output::Stream(id, part) => self.stream(id, part),
                 Output::Command(shard, command) => self.send(shard, command),
             }
         }
         controller.set_stalled(!self.backlog.is_empty());
+    }
+
+    fn stream(&mut self, id: RequestId, part: Part) {
+        match part {
+            Part::Head(head) => {
+                let Some(Client { reply, cut }) = self.waiting.remove(&id) else { return };
+                let (sender, parts) = mpsc::channel(1);
+                self.readers.insert(id, (sender, cut));
+                // When the client has gone, the body is dropped here and says so.
+                let _ = reply.send(body::growing(head, id, parts, self.progress.clone()));
+            }
+            Part::Body(bytes) => {
+                // There is room: the one before has been taken.
+                if let Some((parts, _)) = self.readers.get(&id) {
+                    let _ = parts.try_send(bytes);
+                }
+            }
+            Part::End => drop(self.readers.remove(&id)),
+            Part::Cut => {
+                if let Some((_, cut)) = self.readers.remove(&id) {
+                    cut.notify_one();
+                }
+            }
+        }
     }
 
     fn retry(&mut self) {
@@ -301,8 +356,9 @@ async fn connection(stream: TcpStream, peer: IpAddr, place: Place, mut closed: w
     let Ok(local) = stream.local_addr() else { return };
     let _ = stream.set_nodelay(true);
     let front = &place.front;
+    let cut = &Arc::new(Notify::new());
     let service = service_fn(|request: hyper::Request<Incoming>| async move {
-        Ok::<_, Infallible>(exchange(front, peer, local, request).await.map(Full::new))
+        Ok::<_, Infallible>(exchange(front, cut, (peer, local), request).await)
     });
     let mut builder = http1::Builder::new();
     builder
@@ -315,6 +371,7 @@ async fn connection(stream: TcpStream, peer: IpAddr, place: Place, mut closed: w
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = cut.notified() => Ok(()),
         // The sender is dropped when the server stops.
         _ = closed.changed() => {
             connection.as_mut().graceful_shutdown();
@@ -327,13 +384,18 @@ async fn connection(stream: TcpStream, peer: IpAddr, place: Place, mut closed: w
 }
 
 /// One request, from its head to its answer.
-async fn exchange(front: &Front, peer: IpAddr, local: SocketAddr, request: hyper::Request<Incoming>) -> Response {
+async fn exchange(
+    front: &Front,
+    cut: &Arc<Notify>,
+    (peer, local): (IpAddr, SocketAddr),
+    request: hyper::Request<Incoming>,
+) -> Answer {
     let (parts, body) = request.into_parts();
     let origin = cors::origin(&parts.headers);
     let answered = match read(front, &parts, body).await {
         Ok(body) => {
             let Parts { method, uri, headers, .. } = parts;
-            call(front, Request { method, uri, headers, body, peer, local }).await
+            call(front, cut, Request { method, uri, headers, body, peer, local }).await
         }
         Err(problem) => Err(problem),
     };
@@ -342,7 +404,7 @@ async fn exchange(front: &Front, peer: IpAddr, local: SocketAddr, request: hyper
         // Whatever is left of the request is not read.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         cors::apply(&front.origins, origin.as_ref(), &mut response);
-        response
+        body::whole(response)
     })
 }
 
@@ -382,11 +444,11 @@ async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, Problem> {
 }
 
 /// Asks the loop.
-async fn call(front: &Front, request: Request) -> Result<Response, Problem> {
+async fn call(front: &Front, cut: &Arc<Notify>, request: Request) -> Result<Answer, Problem> {
     let unavailable = || Problem::unavailable("the server does not answer in time");
     let (reply, answer) = oneshot::channel();
     let asked = async {
-        front.calls.send((request, reply)).await.ok()?;
+        front.calls.send(Call { request, client: Client { reply, cut: cut.clone() } }).await.ok()?;
         answer.await.ok()
     };
     timeout(limits::REQUEST_TIMEOUT, asked).await.ok().flatten().ok_or_else(unavailable)

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use str0m::media::MediaKind;
 use tracing::{debug, info};
 
 use super::controller::Controller;
@@ -19,7 +20,7 @@ use crate::shard::message::Command;
 use crate::shard::placement::Slot;
 use crate::units::Instant;
 use crate::wire::codec::{Codec, Format};
-use crate::wire::sdp::{Offer, finish_answer};
+use crate::wire::sdp::Offer;
 
 /// What makes two offers the same one, sent twice.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -109,22 +110,19 @@ impl Controller {
                 negotiate::publish(now, &self.peer, offer, request, &mut self.rng)
             }
             Role::Viewer => {
-                let request = WatchRequest { session: id, stream, published };
+                let estimate = table.layers().iter().filter(|l| l.active).count() > 1;
+                let request = WatchRequest { session: id, stream, published, estimate };
                 negotiate::watch(now, &self.peer, offer, request, &mut self.rng)
             }
         };
-        let finished = negotiated.map_err(|error| {
-            if let NegotiationError::Unusable(reason) = &error {
-                debug!(session = %id, reason, "offer not usable");
-            }
-            Problem::from(error)
-        });
-        let finished = finished.and_then(|n| Ok((finish_answer(&n.answer, offer)?, n)));
-        let (answer, negotiated) = match finished {
-            Ok(finished) => finished,
-            Err(problem) => {
+        let negotiated = match negotiated {
+            Ok(negotiated) => negotiated,
+            Err(error) => {
+                if let NegotiationError::Unusable(reason) = &error {
+                    debug!(session = %id, reason, "offer not usable");
+                }
                 self.streams.close_if_idle(stream);
-                return Err(problem);
+                return Err(error.into());
             }
         };
 
@@ -156,7 +154,7 @@ impl Controller {
             client: self.limited_client(opening.client),
             established: false,
             closing: None,
-            answer,
+            answer: negotiated.answer,
             ice: Ice {
                 ufrag: negotiated.local_ufrag,
                 old_ufrag: None,
@@ -171,6 +169,9 @@ impl Controller {
             patches: Bucket::full(now, self.config.limits.patch_rate.max(1.0)),
             candidates_trickled: 0,
             wait_until,
+            video_line: offer.media.iter().position(|m| m.kind == MediaKind::Video),
+            wish: None,
+            event_streams: 0,
             tracks: [None, None],
         };
         info!(session = %id, stream = opening.stream, role = role.name(), "session created");
@@ -226,20 +227,25 @@ impl Controller {
             entry.publishers.remove(&id);
             entry.viewers.remove(&id);
             if entry.active.is_some_and(|a| a.session == id) {
-                entry.active = None;
-                entry.grace_until = now + limits::PUBLISHER_GRACE;
+                entry.deactivate(now + limits::PUBLISHER_GRACE);
                 self.timers.arm(entry.grace_until, Timer::Grace(stream));
                 info!(stream = record.stream_name(), viewers = entry.viewers.len(), "stream has no publisher");
+                self.tell_live(stream, false);
             }
         }
+        self.end_event_streams(stream, id);
+        self.viewers_changed(now, stream);
         self.streams.close_if_idle(stream);
     }
 
-    pub(super) fn connected(&mut self, id: SessionId) {
+    pub(super) fn connected(&mut self, now: Instant, id: SessionId) {
         if self.sessions.establish(id)
             && let Some(record) = self.sessions.get(id)
         {
             info!(session = %id, stream = record.stream_name(), role = record.role.name(), "session connected");
+            let stream = record.slot.stream.id;
+            self.tell_early_wish(id);
+            self.viewers_changed(now, stream);
         }
     }
 
@@ -257,6 +263,7 @@ impl Controller {
         for id in replaced {
             self.close(now, id, CloseReason::TakenOver);
         }
+        self.tell_live(stream, true);
     }
 
     pub(super) fn wait_is_over(&mut self, now: Instant, id: SessionId) {

@@ -3,17 +3,21 @@
 //! The [`Controller`] decides and knows no socket; [`http`] carries requests to it and its answers back.
 //!
 //! ```text
-//! HTTP -> http -> Controller: route -> limits -> auth -> Offer::parse -> session::negotiate -> finish_answer -> HTTP
+//! HTTP -> http -> Controller: route -> limits -> auth -> Offer::parse -> session::negotiate -> HTTP
 //!                     |  commands                       ^ events
 //!                     v                                 |
 //!                   shards: announce, close, trickle, restart
 //! ```
 
 mod auth;
+mod body;
 mod controller;
 mod cors;
+mod event_streams;
+mod events;
 mod exchange;
 pub mod http;
+mod layer;
 mod legacy;
 mod life;
 mod origin;
@@ -28,6 +32,6 @@ mod timers;
 mod whep;
 mod whip;
 
-pub use controller::{Controller, Output};
+pub use controller::{Controller, Output, Part};
 pub use exchange::{Request, Response};
 pub use rate::client_key;

@@ -141,6 +141,7 @@ impl From<NegotiationError> for Problem {
             NegotiationError::NoCommonCodec(_) => Problem::unusable("no-common-codec", error.to_string()),
             // str0m's words may quote the offer: they go to the log, not to the client.
             NegotiationError::Unusable(_) => Problem::unusable("unusable-offer", "the offer cannot be answered"),
+            NegotiationError::Answer(answer) => (*answer).into(),
         }
     }
 }

@@ -35,7 +35,12 @@ pub(super) struct PendingRestart {
 }
 
 impl Controller {
-    fn find_session(&mut self, now: Instant, target: Target, request: &Request) -> Result<SessionId, Problem> {
+    pub(super) fn find_session(
+        &mut self,
+        now: Instant,
+        target: Target,
+        request: &Request,
+    ) -> Result<SessionId, Problem> {
         let fits = |r: &&Record| r.role == target.role && r.stream_name() == target.stream && r.closing.is_none();
         match self.sessions.find(target.token).filter(fits) {
             Some(record) => {
@@ -47,6 +52,21 @@ impl Controller {
                 Err(self.unknown_session(now, client))
             }
         }
+    }
+
+    /// As [`Self::find_session`], for requests of which a session may only send so many.
+    pub(super) fn admit_to_session(
+        &mut self,
+        now: Instant,
+        target: Target,
+        request: &Request,
+    ) -> Result<&mut Record, Problem> {
+        let id = self.find_session(now, target, request)?;
+        let rate = self.config.limits.patch_rate;
+        let record = self.sessions.get_mut(id).ok_or_else(|| Problem::not_found("no such session"))?;
+        let admitted = record.patches.take(now, rate, rate.max(1.0));
+        admitted.map_err(|wait| Problem::too_many("too many requests for this session", wait))?;
+        Ok(record)
     }
 
     pub(super) fn probe_session(
@@ -85,11 +105,8 @@ impl Controller {
         target: Target,
         request: &Request,
     ) -> Result<Option<Response>, Problem> {
-        let id = self.find_session(now, target, request)?;
-        let rate = self.config.limits.patch_rate;
-        let record = self.sessions.get_mut(id).ok_or_else(|| Problem::not_found("no such session"))?;
-        let admitted = record.patches.take(now, rate, rate.max(1.0));
-        admitted.map_err(|wait| Problem::too_many("too many PATCH requests for this session", wait))?;
+        let record = self.admit_to_session(now, target, request)?;
+        let id = record.id;
         if !request.is(FRAGMENT) {
             return Err(Problem::media_type(ACCEPT_PATCH, FRAGMENT));
         }

@@ -15,6 +15,9 @@ const LEGACY_BYTES_MAX: usize = 96 * 1024;
 /// ICE fragments.
 const FRAGMENT_BYTES_MAX: usize = 16 * 1024;
 
+/// A choice of layer, a list of events.
+const JSON_BYTES_MAX: usize = 4 * 1024;
+
 /// What else may carry a body has no use for it.
 const OTHER_BYTES_MAX: usize = 4 * 1024;
 
@@ -39,6 +42,22 @@ pub(super) enum Route {
         role: Role,
         stream: String,
         token: String,
+    },
+    /// `/whep/{stream}/{session}/layer`
+    Layer {
+        stream: String,
+        token: String,
+    },
+    /// `/whep/{stream}/{session}/sse`
+    Events {
+        stream: String,
+        token: String,
+    },
+    /// `/whep/{stream}/{session}/sse/{number}`
+    EventStream {
+        stream: String,
+        token: String,
+        number: u32,
     },
     Health,
     Metrics,
@@ -68,10 +87,21 @@ impl Route {
                 };
             }
         };
+        let viewers = role == Role::Viewer;
         match segments[1..] {
             [] => Ok(Route::Endpoint { role, stream: STREAM_DEFAULT.to_owned() }),
             [stream] => Ok(Route::Endpoint { role, stream: stream_name(stream)? }),
             [stream, token] => Ok(Route::Session { role, stream: stream_name(stream)?, token: token.to_owned() }),
+            [stream, token, "layer"] if viewers => {
+                Ok(Route::Layer { stream: stream_name(stream)?, token: token.to_owned() })
+            }
+            [stream, token, "sse"] if viewers => {
+                Ok(Route::Events { stream: stream_name(stream)?, token: token.to_owned() })
+            }
+            [stream, token, "sse", number] if viewers => {
+                let number = number.parse().map_err(|_| unknown())?;
+                Ok(Route::EventStream { stream: stream_name(stream)?, token: token.to_owned(), number })
+            }
             _ => Err(unknown()),
         }
     }
@@ -81,7 +111,8 @@ impl Route {
         match self {
             Route::Page(asset) if asset.path == "/" => "OPTIONS, GET, HEAD, POST",
             Route::Page(_) | Route::Health | Route::Metrics | Route::Streams => "OPTIONS, GET, HEAD",
-            Route::Legacy => "OPTIONS, POST",
+            Route::Legacy | Route::Layer { .. } | Route::Events { .. } => "OPTIONS, POST",
+            Route::EventStream { .. } => "OPTIONS, GET, HEAD, DELETE",
             Route::Endpoint { .. } => "OPTIONS, POST, GET, HEAD",
             Route::Session { .. } => "OPTIONS, PATCH, DELETE, GET, HEAD",
         }
@@ -93,7 +124,8 @@ impl Route {
             Route::Page(_) | Route::Legacy => LEGACY_BYTES_MAX,
             Route::Endpoint { .. } => OFFER_BYTES_MAX,
             Route::Session { .. } => FRAGMENT_BYTES_MAX,
-            Route::Health | Route::Metrics | Route::Streams => OTHER_BYTES_MAX,
+            Route::Layer { .. } | Route::Events { .. } => JSON_BYTES_MAX,
+            Route::EventStream { .. } | Route::Health | Route::Metrics | Route::Streams => OTHER_BYTES_MAX,
         }
     }
 }
@@ -125,6 +157,9 @@ mod tests {
                 Ok(Route::Legacy) => "legacy".to_owned(),
                 Ok(Route::Endpoint { role, stream }) => format!("{} {stream}", role.name()),
                 Ok(Route::Session { role, stream, token }) => format!("{} {stream} {token}", role.name()),
+                Ok(Route::Layer { stream, token }) => format!("layer {stream} {token}"),
+                Ok(Route::Events { stream, token }) => format!("events {stream} {token}"),
+                Ok(Route::EventStream { stream, token, number }) => format!("events {stream} {token} {number}"),
                 Ok(Route::Health | Route::Metrics | Route::Streams) => "node".to_owned(),
                 Err(problem) => problem.status.as_str().to_owned(),
             };
@@ -140,6 +175,13 @@ mod tests {
         check("/whep/a/", "viewer a");
         check("/whep/a/tok", "viewer a tok");
         check("/whep/a/tok/x", "404");
+        check("/whep/a/tok/layer", "layer a tok");
+        check("/whep/a/tok/sse/", "events a tok");
+        check("/whep/a/tok/sse/2", "events a tok 2");
+        check("/whep/a/tok/sse/x", "404");
+        check("/whep/a/tok/sse/4294967296", "404");
+        check("/whip/a/tok/layer", "404");
+        check("/whip/a/tok/sse", "404");
         check("/whep//tok", "404");
         check("/whep/%252e", "404");
         check("/whep/..", "404");

@@ -11,7 +11,7 @@ use super::rate::Bucket;
 use crate::id::SessionId;
 use crate::limits;
 use crate::session::{CloseReason, Role};
-use crate::shard::message::RequestId;
+use crate::shard::message::{RequestId, Wish};
 use crate::shard::placement::Slot;
 use crate::units::Instant;
 use crate::wire::codec::Format;
@@ -38,6 +38,12 @@ pub(super) struct Record {
     pub candidates_trickled: usize,
     /// A viewer that came before any publisher stays until then.
     pub wait_until: Instant,
+    /// Which m-line of a viewer's offer is video.
+    pub video_line: Option<usize>,
+    /// What a viewer has chosen before its shard could be told.
+    pub wish: Option<Wish>,
+    /// Event streams that were opened for it, those that are gone among them.
+    pub event_streams: u32,
     /// What a publisher's tracks carry, as seen in its packets: audio and video.
     pub tracks: [Option<Format>; 2],
 }

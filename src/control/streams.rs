@@ -9,7 +9,7 @@ use str0m::media::MediaKind;
 use super::sessions::Sessions;
 use crate::forward::table::Stream;
 use crate::id::{Generation, SessionId, StreamId};
-use crate::shard::message::TrackReport;
+use crate::shard::message::{LAYERS_REPORTED_MAX, LayerReport, TrackReport};
 use crate::units::{Bitrate, Instant};
 
 /// One stream, for as long as anyone publishes or watches it.
@@ -24,6 +24,13 @@ pub(super) struct Entry {
     pub viewers: BTreeSet<SessionId>,
     /// Without an active publisher: how long viewers wait for the next.
     pub grace_until: Instant,
+    /// The video's layers in the last report, best first. None while nobody publishes.
+    pub layers: Vec<LayerReport>,
+    /// When event streams are told of the layers next; never while nobody listens.
+    pub layers_due: Instant,
+    /// When event streams are told of the viewers next; never while they know.
+    pub viewers_due: Instant,
+    pub viewers_told: Instant,
     /// Audio and video.
     figures: [Option<Figures>; 2],
 }
@@ -59,6 +66,10 @@ impl Entry {
             active: None,
             viewers: BTreeSet::new(),
             grace_until: Instant::ZERO,
+            layers: Vec::new(),
+            layers_due: Instant::FAR_FUTURE,
+            viewers_due: Instant::FAR_FUTURE,
+            viewers_told: Instant::ZERO,
             figures: [None, None],
         }
     }
@@ -75,6 +86,15 @@ impl Entry {
         *slot = Some(Figures { report, at, bitrate });
     }
 
+    /// Takes a shard's report of the video's layers. Returns whether more has changed than bitrates.
+    pub fn take_layers(&mut self, mut layers: Vec<LayerReport>) -> bool {
+        layers.truncate(LAYERS_REPORTED_MAX);
+        layers.sort_by_key(|l| std::cmp::Reverse((l.height, l.bitrate)));
+        let changed = shape(&self.layers) != shape(&layers);
+        self.layers = layers;
+        changed
+    }
+
     /// How long the active publisher has sent nothing; `None` without one. Shards report once a second, so a
     /// publisher that lives may seem silent for that long.
     pub fn silent_for(&self, now: Instant) -> Option<Duration> {
@@ -88,6 +108,19 @@ impl Entry {
     pub fn activate(&mut self, now: Instant, session: SessionId, generation: Generation) {
         self.active = Some(Active { session, generation, since: now });
         self.figures = [None, None];
+        self.layers.clear();
+    }
+
+    /// The active publisher is gone: viewers wait until `grace_until` for the next.
+    pub fn deactivate(&mut self, grace_until: Instant) {
+        self.active = None;
+        self.grace_until = grace_until;
+        self.layers.clear();
+    }
+
+    /// Viewers that are connected.
+    pub fn watching(&self, sessions: &Sessions) -> usize {
+        self.viewers.iter().filter(|v| sessions.get(**v).is_some_and(|r| r.established)).count()
     }
 }
 
@@ -133,6 +166,13 @@ impl Streams {
     }
 }
 
+/// Layers without what changes all the time, in a fixed order.
+fn shape(layers: &[LayerReport]) -> Vec<LayerReport> {
+    let mut shape: Vec<LayerReport> = layers.iter().map(|l| LayerReport { bitrate: 0, ..l.clone() }).collect();
+    shape.sort_by(|a, b| a.rid.cmp(&b.rid));
+    shape
+}
+
 fn stream(entry: &Entry, now: Instant, sessions: &Sessions) -> serde_json::Value {
     let publisher = entry.active.and_then(|active| {
         let record = sessions.get(active.session)?;
@@ -157,7 +197,7 @@ fn stream(entry: &Entry, now: Instant, sessions: &Sessions) -> serde_json::Value
             }))
         })
         .collect();
-    let connected = entry.viewers.iter().filter(|v| sessions.get(**v).is_some_and(|r| r.established)).count();
+    let connected = entry.watching(sessions);
     serde_json::json!({
         "name": entry.table.name,
         "live": entry.active.is_some(),

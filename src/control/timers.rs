@@ -20,6 +20,12 @@ pub(super) enum Timer {
     Grace(StreamId),
     /// Nobody uses an old ufrag any more.
     OldUfrag(SessionId),
+    /// Event streams are to be told of a stream's layers.
+    Layers(StreamId),
+    /// Event streams are to be told how many watch.
+    ViewerCount(StreamId),
+    /// An open event stream is to say that it lives.
+    Ping(RequestId),
     /// A shard should have answered an ICE restart.
     Restart(RequestId),
 }

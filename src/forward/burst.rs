@@ -40,7 +40,8 @@ pub fn plan(packets: &[CanonicalPacket], segmenting: Segmenting, runs: &mut Vec<
     }
 }
 
-fn first_run(packets: &[CanonicalPacket], start: usize, segmenting: Segmenting) -> Run {
+/// What leaves as one message of what comes from `start` on.
+pub fn first_run(packets: &[CanonicalPacket], start: usize, segmenting: Segmenting) -> Run {
     let shape = shape(&packets[start].packet);
     let (mut low, mut high) = (usize::MAX, 0);
     let mut end = start;
@@ -77,31 +78,15 @@ fn shape(packet: &MediaPacket) -> (u8, Format) {
 mod tests {
     use std::sync::Arc;
 
-    use str0m::media::MediaKind;
-
     use super::*;
-    use crate::id::{Generation, StreamId};
-    use crate::units::Instant;
+    use crate::wire::descriptor::Rewrite;
     use crate::wire::packet::EndToEnd;
+    use crate::wire::packet::testing::video;
 
     fn packet(bytes: usize, audio_level: Option<u8>) -> CanonicalPacket {
-        let packet = MediaPacket {
-            stream: StreamId(1),
-            kind: MediaKind::Video,
-            generation: Generation(1),
-            format: Format::VP8,
-            ssrc: 1,
-            seq: 1,
-            timestamp: 0,
-            marker: false,
-            starts_keyframe: false,
-            vp8: None,
-            extensions: EndToEnd { audio_level, ..Default::default() },
-            arrival: Instant::ZERO,
-            captured: Instant::ZERO,
-            payload: Arc::from(vec![0; bytes]),
-        };
-        CanonicalPacket { packet: Arc::new(packet), seq: 1, timestamp: 0, vp8: None }
+        let extensions = EndToEnd { audio_level, ..Default::default() };
+        let packet = MediaPacket { extensions, ..video(1, 0, false, bytes) };
+        CanonicalPacket { packet: Arc::new(packet), seq: 1, timestamp: 0, marker: false, rewrite: Rewrite::default() }
     }
 
     /// Sizes in, runs out: (number of packets, payload bytes).

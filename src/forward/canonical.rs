@@ -1,5 +1,5 @@
-//! One numbering for a track, whoever publishes it: sequence numbers, timestamps and VP8's picture numbers go on where
-//! the last publisher left them.
+//! One numbering for a track, whoever publishes it: sequence numbers, timestamps and the codec's own numbers go on
+//! where the last publisher left them.
 //!
 //! Each shard keeps its own (not the publisher's shard): a stream's publishers may live on different shards, and
 //! their numbering then needs no hand-over. A viewer never changes its shard, so it sees only one of them.
@@ -11,8 +11,9 @@ use str0m::media::MediaKind;
 
 use crate::id::Generation;
 use crate::units::Instant;
+use crate::wire::codec::Codec;
+use crate::wire::descriptor::{Numbers, PictureId, Rewrite};
 use crate::wire::packet::{CanonicalPacket, MediaPacket};
-use crate::wire::vp8::PictureId;
 
 /// A stream's audio or video in the numbering that this shard's viewers see.
 #[derive(Debug, Default)]
@@ -27,12 +28,24 @@ pub struct Canonical {
 struct Source {
     generation: Generation,
     ssrc: u32,
-    /// Its first packet; what is older belongs to the time before.
-    first_seq: u64,
-    seq_offset: i64,
+    /// How its sequence numbers map, newest first; what is older than the last one belongs to the time before. A repair
+    /// may be older than the newest: it keeps its place.
+    ranges: [SeqRange; RANGES],
     timestamp_offset: u32,
-    picture_id_offset: u16,
-    tl0_pic_idx_offset: u8,
+    /// The picture that was left out last.
+    left_out: Option<PictureId>,
+}
+
+/// Ranges between padding that are remembered: a repair is half a second late at most, in which a publisher probes a few
+/// times (and padding in a row makes one range). A packet that is older is refused.
+const RANGES: usize = 16;
+
+/// From `first` up to the next range's.
+#[derive(Clone, Copy, Debug)]
+struct SeqRange {
+    first: u64,
+    offset: i64,
+    rewrite: Rewrite,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +53,8 @@ struct Newest {
     seq: u64,
     timestamp: u32,
     captured: Instant,
-    picture_id: Option<PictureId>,
-    tl0_pic_idx: Option<u8>,
+    /// The newest of each, as given out.
+    numbers: Numbers,
 }
 
 /// Why a packet has no place in the canonical numbering.
@@ -68,37 +81,44 @@ impl Canonical {
             _ if packet.payload.is_empty() => return Err(Refused::Padding),
             _ => self.bind(packet),
         };
-        if packet.seq < source.first_seq {
-            return Err(Refused::Stale);
-        }
-        let seq = packet.seq.wrapping_add_signed(source.seq_offset);
+        let (seq, rewrite) = source.place(packet.seq).ok_or(Refused::Stale)?;
         if packet.payload.is_empty() {
-            // Probing on the media SSRC. In order, the next packet takes its number; late, the gap stays: that number
-            // may have been promised already.
-            if self.newest.is_some_and(|n| seq == n.seq + 1)
-                && let Some(source) = &mut self.source
-            {
-                source.seq_offset -= 1;
-                source.first_seq = source.first_seq.max(packet.seq + 1);
-            }
+            self.leave_out(packet);
             return Err(Refused::Padding);
         }
         let canonical = CanonicalPacket {
             packet: packet.clone(),
             seq,
             timestamp: packet.timestamp.wrapping_add(source.timestamp_offset),
-            vp8: packet.vp8.and_then(|v| v.rewrite(source.picture_id_offset, source.tl0_pic_idx_offset)),
+            marker: packet.marker,
+            rewrite,
         };
         if self.newest.is_none_or(|n| seq >= n.seq) {
+            let numbers = packet.descriptor.numbers.plus(rewrite);
             self.newest = Some(Newest {
                 seq,
                 timestamp: canonical.timestamp,
                 captured: packet.captured,
-                picture_id: packet.vp8.and_then(|v| v.picture_id).map(|p| p.plus(source.picture_id_offset)),
-                tl0_pic_idx: packet.vp8.and_then(|v| v.tl0_pic_idx).map(|t| t.wrapping_add(source.tl0_pic_idx_offset)),
+                numbers: numbers.or(self.newest.map(|n| n.numbers).unwrap_or_default()),
             });
         }
         Ok(canonical)
+    }
+
+    /// The packet goes to nobody: padding, which probes on the media SSRC, or what is above a rendition. In order, the next
+    /// packet takes its number; late, the gap stays: that number may have been promised already.
+    pub fn leave_out(&mut self, packet: &MediaPacket) {
+        let Some(source) = self.source.as_mut().filter(|s| s.is(packet)) else { return };
+        let Some((seq, _)) = source.place(packet.seq) else { return };
+        if self.newest.is_some_and(|n| seq > n.seq) {
+            source.close_up(packet);
+        }
+    }
+
+    /// Whether a packet of the publisher that is bound now has had its place, or is too old for one.
+    pub fn has_placed(&self, packet: &MediaPacket) -> bool {
+        let Some(source) = self.source.filter(|s| s.is(packet)) else { return false };
+        source.place(packet.seq).is_none_or(|(seq, _)| self.newest.is_some_and(|n| seq <= n.seq))
     }
 
     /// Offsets are computed once per publisher and then constant: computing them per packet would add jitter.
@@ -106,25 +126,17 @@ impl Canonical {
         let mut source = Source {
             generation: packet.generation,
             ssrc: packet.ssrc,
-            first_seq: packet.seq,
-            seq_offset: 0,
+            ranges: [SeqRange { first: packet.seq, offset: 0, rewrite: Rewrite::default() }; RANGES],
             timestamp_offset: 0,
-            picture_id_offset: 0,
-            tl0_pic_idx_offset: 0,
+            left_out: None,
         };
         if let Some(newest) = self.newest {
-            source.seq_offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
+            let offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
+            let rewrite = Rewrite::following(&newest.numbers, &packet.descriptor.numbers);
+            source.ranges = [SeqRange { first: packet.seq, offset, rewrite }; RANGES];
             let elapsed = packet.captured.since(newest.captured);
             let timestamp = newest.timestamp.wrapping_add(ticks(packet.kind, elapsed));
             source.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
-            if let Some(vp8) = packet.vp8 {
-                if let (Some(last), Some(now)) = (newest.picture_id, vp8.picture_id) {
-                    source.picture_id_offset = last.plus(1).value.wrapping_sub(now.value);
-                }
-                if let (Some(last), Some(now)) = (newest.tl0_pic_idx, vp8.tl0_pic_idx) {
-                    source.tl0_pic_idx_offset = last.wrapping_add(1).wrapping_sub(now);
-                }
-            }
         }
         *self.source.insert(source)
     }
@@ -133,6 +145,39 @@ impl Canonical {
 impl Source {
     fn is(&self, packet: &MediaPacket) -> bool {
         self.generation == packet.generation && self.ssrc == packet.ssrc
+    }
+
+    /// The canonical number; `None` when it is not known any more, or was padding's and is closed up.
+    fn place(&self, seq: u64) -> Option<(u64, Rewrite)> {
+        let at = self.ranges.iter().position(|r| seq >= r.first)?;
+        let canonical = self.ranges[at].canonical(seq);
+        let newer = at.checked_sub(1).map(|newer| self.ranges[newer]);
+        newer.is_none_or(|r| canonical < r.canonical(r.first)).then_some((canonical, self.ranges[at].rewrite))
+    }
+
+    /// The packet after `left_out`, which is the newest, takes its number, and in VP8 the picture after its picture takes
+    /// that one's. (VP9's references count in picture ids, so there a gap must stay.)
+    fn close_up(&mut self, left_out: &MediaPacket) {
+        let SeqRange { first, offset, mut rewrite } = self.ranges[0];
+        if left_out.seq < first {
+            return;
+        }
+        let picture = left_out.descriptor.numbers.picture_id.filter(|_| left_out.format.codec == Codec::Vp8);
+        if picture.is_some() && picture != self.left_out {
+            rewrite.picture_id = rewrite.picture_id.wrapping_sub(1);
+            self.left_out = picture;
+        }
+        // Several in a row: nothing was given out in between.
+        if left_out.seq != first {
+            self.ranges.rotate_right(1);
+        }
+        self.ranges[0] = SeqRange { first: left_out.seq + 1, offset: offset - 1, rewrite };
+    }
+}
+
+impl SeqRange {
+    fn canonical(&self, seq: u64) -> u64 {
+        seq.wrapping_add_signed(self.offset)
     }
 }
 
@@ -153,10 +198,10 @@ mod tests {
     use crate::id::StreamId;
     use crate::wire::codec::Format;
     use crate::wire::packet::EndToEnd;
-    use crate::wire::vp8::Vp8Header;
+    use crate::wire::{vp8, vp9};
 
     /// A VP8 packet with a 15-bit picture id.
-    fn vp8(
+    fn packet(
         generation: u64,
         seq: u64,
         timestamp: u32,
@@ -170,6 +215,7 @@ mod tests {
         Arc::new(MediaPacket {
             stream: StreamId(1),
             kind: MediaKind::Video,
+            layer: 0,
             generation: Generation(generation),
             format: Format::VP8,
             ssrc: 100 + generation as u32,
@@ -177,7 +223,7 @@ mod tests {
             timestamp,
             marker: false,
             starts_keyframe: key,
-            vp8: Vp8Header::parse(&payload),
+            descriptor: vp8::parse(&payload, false).expect("well-formed"),
             extensions: EndToEnd::default(),
             arrival: Instant::from_nanos(at_ms * 1_000_000),
             captured: Instant::from_nanos(at_ms * 1_000_000),
@@ -190,39 +236,84 @@ mod tests {
         let mut canonical = Canonical::default();
         for (seq, ts, at, pid) in [(65_534, u32::MAX - 2999, 0, 0x7ffe), (65_535, 0, 33, 0x7fff), (65_536, 3000, 66, 0)]
         {
-            let packet = vp8(1, seq, ts, at, pid, pid as u8, seq == 65_534);
-            let placed = canonical.place(&packet).expect("in order");
+            let first = packet(1, seq, ts, at, pid, pid as u8, seq == 65_534);
+            let placed = canonical.place(&first).expect("in order");
             assert_eq!((placed.seq, placed.timestamp), (seq, ts));
-            assert!(placed.vp8.is_none(), "the first publisher's numbers are not touched");
+            assert_eq!(placed.rewrite, Rewrite::default(), "the first publisher's numbers are not touched");
         }
+        let rewrite = Rewrite { picture_id: 1u16.wrapping_sub(500), tl0_pic_idx: 1u8.wrapping_sub(9) };
         // The second one has other bases, and comes 934 ms later.
-        let packet = vp8(2, 7, 1_000_000, 1000, 500, 9, true);
-        let placed = canonical.place(&packet).expect("a keyframe");
+        let second = packet(2, 7, 1_000_000, 1000, 500, 9, true);
+        let placed = canonical.place(&second).expect("a keyframe");
         assert_eq!(placed.seq, 65_537);
         assert_eq!(placed.timestamp, 3000 + 934 * 90);
-        assert_eq!(placed.vp8, packet.vp8.and_then(|v| v.rewrite(1u16.wrapping_sub(500), 1u8.wrapping_sub(9))));
-        let packet = vp8(2, 8, 1_003_000, 1033, 501, 10, false);
-        let placed = canonical.place(&packet).expect("the next one");
+        assert_eq!(placed.rewrite, rewrite);
+        let second = packet(2, 8, 1_003_000, 1033, 501, 10, false);
+        let placed = canonical.place(&second).expect("the next one");
         assert_eq!((placed.seq, placed.timestamp), (65_538, 3000 + 934 * 90 + 3000));
-        assert_eq!(placed.vp8, packet.vp8.and_then(|v| v.rewrite(1u16.wrapping_sub(500), 1u8.wrapping_sub(9))));
+        assert_eq!(placed.rewrite, rewrite);
+    }
+
+    /// A packet of a codec whose descriptor begins with these bytes; `seq` and its publisher alone matter otherwise.
+    fn described(generation: u64, seq: u64, codec: Codec, payload: &[u8]) -> Arc<MediaPacket> {
+        let mut described = Arc::into_inner(packet(generation, seq, 0, 0, 1, 1, true)).expect("the only one");
+        let parsed = if codec == Codec::Vp9 { vp9::parse(payload) } else { vp8::parse(payload, false) };
+        described.descriptor = parsed.expect("well-formed");
+        described.payload = Arc::from(payload);
+        Arc::new(described)
+    }
+
+    /// What viewers see of a packet's payload.
+    fn seen(canonical: &mut Canonical, packet: &Arc<MediaPacket>) -> Vec<u8> {
+        let placed = canonical.place(packet).expect("has a place");
+        let mut payload = packet.payload.to_vec();
+        placed.rewrite.apply(&packet.descriptor.numbers, &mut payload);
+        payload
+    }
+
+    #[test]
+    fn vp9_numbers_go_on_in_both_modes() {
+        let mut canonical = Canonical::default();
+        let mut see =
+            |generation, seq, payload: &[u8]| seen(&mut canonical, &described(generation, seq, Codec::Vp9, payload));
+        // I, L, B; PictureID 0x7fff; layer; TL0PICIDX 255.
+        let first = [0xa8, 0xff, 0xff, 0x00, 0xff, 1];
+        assert_eq!(see(1, 10, &first), first);
+        assert_eq!(see(2, 50, &[0xa8, 0x81, 0x00, 0x00, 0x20, 2]), [0xa8, 0x80, 0x00, 0x00, 0x00, 2]);
+        assert_eq!(see(2, 51, &[0xa8, 0x81, 0x01, 0x00, 0x21, 2]), [0xa8, 0x80, 0x01, 0x00, 0x01, 2]);
+        // Flexible mode has no TL0PICIDX; the one after it goes on from the last there was.
+        assert_eq!(see(3, 90, &[0xb8, 0x83, 0x00, 0x00, 3]), [0xb8, 0x80, 0x02, 0x00, 3]);
+        assert_eq!(see(4, 10, &[0xa8, 0x85, 0x00, 0x00, 0x70, 4]), [0xa8, 0x80, 0x03, 0x00, 0x02, 4]);
+    }
+
+    #[test]
+    fn a_7_bit_picture_id_goes_on_in_7_bits_and_a_late_packet_keeps_its_own() {
+        let mut canonical = Canonical::default();
+        let mut see = |generation, seq, id| {
+            seen(&mut canonical, &described(generation, seq, Codec::Vp8, &[0x90, 0x80, id, 0x00]))[2]
+        };
+        assert_eq!([see(1, 10, 126), see(1, 11, 127)], [126, 127]);
+        assert_eq!(see(2, 70, 5), 0);
+        assert_eq!([see(2, 72, 7), see(2, 71, 6)], [2, 1], "reordered");
+        assert_eq!(see(3, 5, 100), 3, "goes on from the newest, not from the last to come");
     }
 
     #[test]
     fn a_new_publisher_is_switched_to_at_its_keyframe_only() {
         let mut canonical = Canonical::default();
-        canonical.place(&vp8(1, 10, 0, 0, 1, 1, true)).expect("keyframe");
-        assert_eq!(canonical.place(&vp8(2, 50, 9, 10, 1, 1, false)).unwrap_err(), Refused::AwaitingKeyframe);
+        canonical.place(&packet(1, 10, 0, 0, 1, 1, true)).expect("keyframe");
+        assert_eq!(canonical.place(&packet(2, 50, 9, 10, 1, 1, false)).unwrap_err(), Refused::AwaitingKeyframe);
         // Until then the old one goes on.
-        canonical.place(&vp8(1, 11, 3000, 33, 2, 2, false)).expect("still bound");
-        canonical.place(&vp8(2, 51, 12, 40, 2, 2, true)).expect("switch");
-        assert_eq!(canonical.place(&vp8(1, 12, 6000, 66, 3, 3, true)).unwrap_err(), Refused::Stale);
-        assert_eq!(canonical.place(&vp8(2, 50, 9, 70, 1, 1, false)).unwrap_err(), Refused::Stale);
+        canonical.place(&packet(1, 11, 3000, 33, 2, 2, false)).expect("still bound");
+        canonical.place(&packet(2, 51, 12, 40, 2, 2, true)).expect("switch");
+        assert_eq!(canonical.place(&packet(1, 12, 6000, 66, 3, 3, true)).unwrap_err(), Refused::Stale);
+        assert_eq!(canonical.place(&packet(2, 50, 9, 70, 1, 1, false)).unwrap_err(), Refused::Stale);
     }
 
     #[test]
     fn a_loss_upstream_leaves_its_gap_and_a_late_packet_keeps_its_place() {
         let mut canonical = Canonical::default();
-        let place = |c: &mut Canonical, seq| c.place(&vp8(1, seq, 0, 0, 1, 1, true)).map(|p| p.seq);
+        let place = |c: &mut Canonical, seq| c.place(&packet(1, seq, 0, 0, 1, 1, true)).map(|p| p.seq);
         assert_eq!(place(&mut canonical, 10), Ok(10));
         assert_eq!(place(&mut canonical, 12), Ok(12));
         assert_eq!(place(&mut canonical, 11), Ok(11));
@@ -232,12 +323,53 @@ mod tests {
     #[test]
     fn padding_leaves_no_gap() {
         let mut canonical = Canonical::default();
-        let mut padding = Arc::into_inner(vp8(1, 11, 0, 0, 1, 1, false)).expect("the only one");
+        let mut padding = Arc::into_inner(packet(1, 11, 0, 0, 1, 1, false)).expect("the only one");
         padding.payload = Arc::from([]);
         let padding = Arc::new(padding);
-        canonical.place(&vp8(1, 10, 0, 0, 1, 1, true)).expect("first");
+        canonical.place(&packet(1, 10, 0, 0, 1, 1, true)).expect("first");
         assert_eq!(canonical.place(&padding).unwrap_err(), Refused::Padding);
-        assert_eq!(canonical.place(&vp8(1, 12, 0, 0, 1, 1, false)).expect("next").seq, 11);
+        assert_eq!(canonical.place(&packet(1, 12, 0, 0, 1, 1, false)).expect("next").seq, 11);
+    }
+
+    #[test]
+    fn a_repair_from_before_padding_keeps_its_place() {
+        let mut canonical = Canonical::default();
+        let mut place = |seq, padding: bool| {
+            let mut packet = Arc::into_inner(packet(1, seq, 0, 0, 1, 1, true)).expect("the only one");
+            if padding {
+                packet.payload = Arc::from([]);
+            }
+            canonical.place(&Arc::new(packet)).map(|p| p.seq)
+        };
+        let padding = Err(Refused::Padding);
+        assert_eq!(place(10, false), Ok(10));
+        // 11 is lost.
+        assert_eq!(place(12, false), Ok(12));
+        assert_eq!([place(13, true), place(14, true)], [padding, padding]);
+        assert_eq!(place(15, false), Ok(13));
+        // 16 is lost, 17 closes up behind it.
+        assert_eq!(place(17, true), padding);
+        assert_eq!(place(18, false), Ok(15));
+        assert_eq!([place(16, false), place(11, false)], [Ok(14), Ok(11)]);
+        assert_eq!(place(9, false), Err(Refused::Stale));
+    }
+
+    #[test]
+    fn what_is_older_than_all_ranges_is_refused() {
+        let mut canonical = Canonical::default();
+        let mut place = |seq: u64, padding: bool| {
+            let mut packet = Arc::into_inner(packet(1, seq, 0, 0, 1, 1, true)).expect("the only one");
+            if padding {
+                packet.payload = Arc::from([]);
+            }
+            canonical.place(&Arc::new(packet)).map(|p| p.seq)
+        };
+        // Media, a loss, padding, over and over: each padding begins a range.
+        for seq in (0..3 * RANGES as u64).step_by(3) {
+            let _ = (place(seq, false), place(seq + 2, true));
+        }
+        assert_eq!(place(1, false), Err(Refused::Stale));
+        assert_eq!(place(4, false), Ok(3));
     }
 
     #[test]
@@ -256,6 +388,8 @@ mod tests {
         ) {
             let mut canonical = Canonical::default();
             let mut given = std::collections::BTreeSet::new();
+            // The bound source's numbers and what became of them.
+            let (mut current, mut first) = (std::collections::BTreeMap::<u64, u64>::new(), 0);
             // Two SSRCs each of two publishers: the numbers not used yet below the highest one, and the next.
             let mut sources = [(1, 1), (1, 2), (2, 3), (2, 4)].map(|(g, ssrc)| (g, ssrc, Vec::new(), 65_500));
             for (at, (which, step, flags)) in steps.into_iter().enumerate() {
@@ -269,13 +403,33 @@ mod tests {
                         *next - 1
                     }
                 };
-                let mut packet = Arc::into_inner(vp8(*generation, seq, 0, at as u64, 1, 1, flags & 3 == 0)).expect("one");
+                let mut packet = Arc::into_inner(packet(*generation, seq, 0, at as u64, 1, 1, flags & 3 == 0)).expect("one");
                 (packet.ssrc, packet.kind) = (*ssrc, kind);
                 if flags & 4 != 0 {
                     packet.payload = Arc::from([]);
                 }
-                if let Ok(placed) = canonical.place(&Arc::new(packet)) {
+                let padding = packet.payload.is_empty();
+                let before = canonical.source;
+                let placed = canonical.place(&Arc::new(packet));
+                if let Ok(placed) = &placed {
                     proptest::prop_assert!(given.insert(placed.seq), "{} again", placed.seq);
+                }
+                // Of the source that is bound, numbers are in the order of its own; who bound it anew starts over.
+                let source = canonical.source.map(|s| (s.generation, s.ssrc));
+                if source != before.map(|s| (s.generation, s.ssrc)) {
+                    current.clear();
+                    first = seq;
+                }
+                if source != Some((Generation(*generation), *ssrc)) || padding {
+                    continue;
+                }
+                let remembered = before.filter(|_| !current.is_empty()).map_or(first, |s| s.ranges[RANGES - 1].first);
+                proptest::prop_assert!(placed.is_ok() || seq < remembered, "{} refused", seq);
+                if let Ok(placed) = placed {
+                    let below = current.range(..seq).next_back().is_none_or(|(_, below)| *below < placed.seq);
+                    let above = current.range(seq..).next().is_none_or(|(_, above)| *above > placed.seq);
+                    proptest::prop_assert!(below && above, "{} out of order", seq);
+                    current.insert(seq, placed.seq);
                 }
             }
         }

@@ -13,12 +13,14 @@ use str0m::media::MediaKind;
 
 use super::burst::{self, Segmenting};
 use super::canonical::{Canonical, Refused};
+use super::gop::Gop;
+use super::pacer::{Meter, Pacer};
 use super::store::Store;
 use super::table::Stream;
 use crate::id::{ShardId, StreamId};
 use crate::limits;
 use crate::units::Instant;
-use crate::wire::packet::{CanonicalPacket, MediaPacket, Run};
+use crate::wire::packet::{CanonicalPacket, MediaPacket, Rendition, Run};
 
 /// A viewer that waits is asked for again after so long, should the first request have been lost between shards.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -39,27 +41,42 @@ pub struct Fanout<K> {
     shard: ShardId,
     segmenting: Segmenting,
     streams: FxHashMap<StreamId, LocalStream<K>>,
-    /// Streams with packets to send: audio, video.
-    ready: [VecDeque<StreamId>; 2],
+    /// Tracks with packets to send: audio, video.
+    ready: [VecDeque<TrackKey>; 2],
     /// What is left of the front video track's turn.
     quanta_left: usize,
+    /// When the first of the tracks that are paced may go on.
+    paced_until: Instant,
 }
+
+/// A stream's track by its place there.
+type TrackKey = (StreamId, usize);
 
 #[derive(Debug)]
 struct LocalStream<K> {
     stream: Arc<Stream>,
-    /// Audio and video.
-    tracks: [Track<K>; 2],
-    /// When this shard last asked for a keyframe on behalf of viewers that wait.
-    asked: Option<Instant>,
+    /// Audio, and each rendition of the video that somebody here has watched. They keep their places.
+    tracks: Vec<Track<K>>,
+    /// When this shard last asked for a keyframe of each layer on behalf of viewers that wait.
+    asked: [Option<Instant>; limits::LAYERS_MAX],
     /// When this shard last passed a viewer's own request on.
-    passed_on: Option<Instant>,
+    passed_on: [Option<Instant>; limits::LAYERS_MAX],
 }
 
 #[derive(Debug)]
 struct Track<K> {
+    kind: MediaKind,
+    rendition: Rendition,
     canonical: Canonical,
     store: Store,
+    /// Video only.
+    gop: Gop<CanonicalPacket>,
+    /// Nobody watched before: nothing is taken before a keyframe, which comes by itself or with the past.
+    cold: bool,
+    /// The highest canonical number so far.
+    newest_seq: u64,
+    meter: Meter,
+    pacer: Pacer,
     /// A viewer keeps its place while it stays, so that a job under way skips nobody.
     viewers: Vec<Option<K>>,
     free: Vec<usize>,
@@ -84,34 +101,63 @@ struct Job {
 pub struct Quantum<'a, K> {
     pub viewer: K,
     pub kind: MediaKind,
+    pub rendition: Rendition,
     /// The whole job's; `run` says which.
     pub packets: &'a [CanonicalPacket],
     pub run: &'a Run,
 }
 
-/// What became of a packet that came in.
+/// Why a rendition does not take a packet that is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
-    /// It waits for its turn.
-    Queued,
-    /// Nobody here watches.
-    Unwatched,
+pub enum NotTaken {
     Refused(Refused),
     /// The track's queue is full: viewers get it when they NACK it.
     Full,
 }
 
+/// What a viewer has joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// The track is already here, with its recent past.
+    Watched,
+    /// This shard had no viewer of it: its recent past is with the publisher's shard.
+    First,
+}
+
 impl<K> Track<K> {
-    fn new() -> Track<K> {
+    fn new(kind: MediaKind, rendition: Rendition) -> Track<K> {
         Track {
+            kind,
+            rendition,
             canonical: Canonical::default(),
             store: Store::default(),
+            gop: Gop::default(),
+            cold: kind == MediaKind::Video,
+            newest_seq: 0,
+            meter: Meter::default(),
+            pacer: Pacer::default(),
             viewers: Vec::new(),
             free: Vec::new(),
             gathered: Vec::new(),
             job: None,
             spare: None,
         }
+    }
+
+    /// Gives the packet its number and keeps it for those that ask later.
+    fn place(&mut self, packet: &Arc<MediaPacket>) -> Result<CanonicalPacket, Refused> {
+        if self.cold && !packet.starts_keyframe {
+            return Err(Refused::AwaitingKeyframe);
+        }
+        self.cold = false;
+        let mut canonical = self.canonical.place(packet)?;
+        canonical.marker = self.rendition.marker(packet);
+        self.newest_seq = self.newest_seq.max(canonical.seq);
+        self.store.insert(canonical.clone());
+        if self.kind == MediaKind::Video {
+            self.gop.insert(canonical.clone());
+        }
+        Ok(canonical)
     }
 
     fn watched(&self) -> bool {
@@ -129,6 +175,17 @@ impl<K> Track<K> {
             && self.gathered.len() < segmenting.segments_max
             && self.gathered.last().is_some_and(|p| !p.packet.marker)
             && self.watching() >= HOLD_VIEWERS_MIN
+    }
+
+    /// Whether the job's next message may leave now. A run is charged once for all viewers: each gets the same.
+    fn is_due(&mut self, now: Instant) -> Result<(), Instant> {
+        let Some(job) = &self.job else { return Ok(()) };
+        if self.kind == MediaKind::Audio || job.viewer > 0 || job.run >= job.runs.len() {
+            return Ok(());
+        }
+        let rate = self.meter.bytes_per_second(now);
+        let run = &job.runs[job.run];
+        self.pacer.take(now, rate, run.packets.len() * run.payload_bytes)
     }
 
     /// Makes a job of what was gathered; false when there is nothing.
@@ -168,6 +225,18 @@ impl Job {
     }
 }
 
+impl<K> LocalStream<K> {
+    fn track(&self, kind: MediaKind, rendition: Rendition) -> Option<&Track<K>> {
+        self.tracks.iter().find(|t| (t.kind, t.rendition) == (kind, rendition))
+    }
+
+    /// A shard without viewers of a layer does not get its packets.
+    fn update_interest(&self, shard: ShardId, kind: MediaKind, layer: u8) {
+        let mut of_layer = self.tracks.iter().filter(|t| t.kind == kind && t.rendition.layer == layer);
+        self.stream.set_interest(kind, layer, shard, of_layer.any(Track::watched));
+    }
+}
+
 impl<K: Copy + PartialEq> Fanout<K> {
     pub fn new(shard: ShardId, segmenting: Segmenting) -> Fanout<K> {
         Fanout {
@@ -176,73 +245,121 @@ impl<K: Copy + PartialEq> Fanout<K> {
             streams: FxHashMap::default(),
             ready: [VecDeque::new(), VecDeque::new()],
             quanta_left: QUANTA_PER_TURN,
+            paced_until: Instant::FAR_FUTURE,
         }
     }
 
-    /// From now on `viewer` gets the stream's packets of this kind.
-    pub fn join(&mut self, stream: &Arc<Stream>, kind: MediaKind, viewer: K) {
+    /// From now on `viewer` gets the packets of this rendition.
+    pub fn join(&mut self, stream: &Arc<Stream>, kind: MediaKind, rendition: Rendition, viewer: K) -> Joined {
         let local = self.streams.entry(stream.id).or_insert_with(|| LocalStream {
             stream: stream.clone(),
-            tracks: [Track::new(), Track::new()],
-            asked: None,
-            passed_on: None,
+            tracks: Vec::new(),
+            asked: Default::default(),
+            passed_on: Default::default(),
         });
-        let track = &mut local.tracks[kind as usize];
-        if !track.watched() {
-            stream.set_interest(kind, self.shard, true);
-        }
+        let at = local.tracks.iter().position(|t| (t.kind, t.rendition) == (kind, rendition)).unwrap_or_else(|| {
+            local.tracks.push(Track::new(kind, rendition));
+            local.tracks.len() - 1
+        });
+        let track = &mut local.tracks[at];
+        let joined = if track.watched() { Joined::Watched } else { Joined::First };
         match track.free.pop() {
             Some(place) => track.viewers[place] = Some(viewer),
             None => track.viewers.push(Some(viewer)),
         }
+        if joined == Joined::First {
+            local.update_interest(self.shard, kind, rendition.layer);
+        }
+        joined
+    }
+
+    /// `viewer` gets no more of this rendition.
+    pub fn leave_rendition(&mut self, stream: StreamId, kind: MediaKind, rendition: Rendition, viewer: K) {
+        let Some(local) = self.streams.get_mut(&stream) else { return };
+        let Some(track) = local.tracks.iter_mut().find(|t| (t.kind, t.rendition) == (kind, rendition)) else { return };
+        let Some(place) = track.viewers.iter().position(|v| *v == Some(viewer)) else { return };
+        track.viewers[place] = None;
+        track.free.push(place);
+        if !track.watched() {
+            // From here on its past has holes.
+            track.gop.clear();
+            track.cold = kind == MediaKind::Video;
+            local.update_interest(self.shard, kind, rendition.layer);
+        }
     }
 
     pub fn leave(&mut self, stream: StreamId, viewer: K) {
-        let Some(local) = self.streams.get_mut(&stream) else { return };
-        for kind in [MediaKind::Audio, MediaKind::Video] {
-            let track = &mut local.tracks[kind as usize];
-            let Some(place) = track.viewers.iter().position(|v| *v == Some(viewer)) else { continue };
-            track.viewers[place] = None;
-            track.free.push(place);
-            if !track.watched() {
-                local.stream.set_interest(kind, self.shard, false);
-            }
+        let Some(local) = self.streams.get(&stream) else { return };
+        let tracks: Vec<_> = local.tracks.iter().map(|t| (t.kind, t.rendition)).collect();
+        for (kind, rendition) in tracks {
+            self.leave_rendition(stream, kind, rendition, viewer);
         }
-        if !local.tracks.iter().any(Track::watched) {
+        if self.streams.get(&stream).is_some_and(|local| !local.tracks.iter().any(Track::watched)) {
             self.streams.remove(&stream);
         }
     }
 
-    /// Gives the packet its number and its place in the queue.
-    pub fn handle(&mut self, packet: &Arc<MediaPacket>) -> Taken {
-        let Some(local) = self.streams.get_mut(&packet.stream) else { return Taken::Unwatched };
-        let track = &mut local.tracks[packet.kind as usize];
-        if !track.watched() {
-            return Taken::Unwatched;
+    /// Gives the packet its number and its place in the queue of each rendition that it is in and that is watched; says which
+    /// of them do not take it.
+    pub fn handle(&mut self, now: Instant, packet: &Arc<MediaPacket>, mut tell: impl FnMut(NotTaken)) {
+        let Some(local) = self.streams.get_mut(&packet.stream) else { return };
+        for (at, track) in local.tracks.iter_mut().enumerate() {
+            if track.kind != packet.kind || !track.watched() {
+                continue;
+            }
+            match track.rendition.takes(packet) {
+                None => continue,
+                Some(false) => {
+                    track.canonical.leave_out(packet);
+                    continue;
+                }
+                Some(true) => {}
+            }
+            let canonical = match track.place(packet) {
+                Ok(canonical) => canonical,
+                Err(refused) => {
+                    tell(NotTaken::Refused(refused));
+                    continue;
+                }
+            };
+            track.meter.count(now, packet.payload.len());
+            if track.gathered.len() >= limits::TRACK_QUEUE_PACKETS {
+                tell(NotTaken::Full);
+                continue;
+            }
+            if track.gathered.is_empty() && track.job.is_none() {
+                self.ready[packet.kind as usize].push_back((packet.stream, at));
+            }
+            track.gathered.push(canonical);
         }
-        let canonical = match track.canonical.place(packet) {
-            Ok(canonical) => canonical,
-            Err(refused) => return Taken::Refused(refused),
-        };
-        track.store.insert(canonical.clone());
-        if track.gathered.len() >= limits::TRACK_QUEUE_PACKETS {
-            return Taken::Full;
-        }
-        if track.gathered.is_empty() && track.job.is_none() {
-            self.ready[packet.kind as usize].push_back(packet.stream);
-        }
-        track.gathered.push(canonical);
-        Taken::Queued
     }
 
-    /// The next message to write; `None` when every viewer has everything.
-    pub fn poll(&mut self) -> Option<Quantum<'_, K>> {
-        let (kind, stream, run, viewer) = self.next_quantum()?;
-        let job = self.streams.get(&stream)?.tracks[kind as usize].job.as_ref()?;
-        Some(Quantum { viewer, kind, packets: &job.packets, run: &job.runs[run] })
+    /// Packets of the past, a keyframe first: nobody gets them as they come, but replays begin with them.
+    pub fn handle_past(&mut self, packets: &[Arc<MediaPacket>]) {
+        for packet in packets {
+            let Some(local) = self.streams.get_mut(&packet.stream) else { return };
+            for track in local.tracks.iter_mut().filter(|t| t.kind == packet.kind && t.watched()) {
+                match track.rendition.takes(packet) {
+                    // What it refuses is older than what it has.
+                    Some(true) if !track.canonical.has_placed(packet) => drop(track.place(packet)),
+                    Some(false) => track.canonical.leave_out(packet),
+                    _ => {}
+                }
+            }
+        }
     }
 
-    fn next_quantum(&mut self) -> Option<(MediaKind, StreamId, usize, K)> {
+    /// The next message to write; `None` when every viewer has everything, or what is left is paced.
+    pub fn poll(&mut self, now: Instant) -> Option<Quantum<'_, K>> {
+        let (kind, (stream, at), run, viewer) = self.next_quantum(now)?;
+        let track = &self.streams.get(&stream)?.tracks[at];
+        let job = track.job.as_ref()?;
+        Some(Quantum { viewer, kind, rendition: track.rendition, packets: &job.packets, run: &job.runs[run] })
+    }
+
+    fn next_quantum(&mut self, now: Instant) -> Option<(MediaKind, TrackKey, usize, K)> {
+        self.paced_until = Instant::FAR_FUTURE;
+        let mut paced = 0;
         loop {
             let kind =
                 [MediaKind::Audio, MediaKind::Video].into_iter().find(|k| !self.ready[*k as usize].is_empty())?;
@@ -251,15 +368,24 @@ impl<K: Copy + PartialEq> Fanout<K> {
                 self.quanta_left = QUANTA_PER_TURN;
                 ready.rotate_left(1);
             }
-            let stream = *ready.front()?;
+            let (stream, at) = *ready.front()?;
             let Some(local) = self.streams.get_mut(&stream) else {
-                // Its last viewer has left.
                 ready.pop_front();
                 continue;
             };
-            let track = &mut local.tracks[kind as usize];
+            let track = &mut local.tracks[at];
             if track.job.is_none() && !track.start(self.segmenting) {
                 ready.pop_front();
+                continue;
+            }
+            if let Err(until) = track.is_due(now) {
+                self.paced_until = self.paced_until.min(until);
+                paced += 1;
+                if paced == ready.len() {
+                    return None;
+                }
+                ready.rotate_left(1);
+                self.quanta_left = QUANTA_PER_TURN;
                 continue;
             }
             let Some(job) = &mut track.job else { continue };
@@ -267,13 +393,18 @@ impl<K: Copy + PartialEq> Fanout<K> {
                 if kind == MediaKind::Video {
                     self.quanta_left -= 1;
                 }
-                return Some((kind, stream, run, viewer));
+                return Some((kind, (stream, at), run, viewer));
             }
             if let Some(mut job) = track.job.take() {
                 job.clear();
                 track.spare = Some(job);
             }
         }
+    }
+
+    /// When [`Self::poll`] has something again that it held back.
+    pub fn paced_until(&self) -> Instant {
+        self.paced_until
     }
 
     pub fn audio_waits(&self) -> bool {
@@ -286,8 +417,8 @@ impl<K: Copy + PartialEq> Fanout<K> {
             return None;
         }
         let mut since = None;
-        for stream in &self.ready[MediaKind::Video as usize] {
-            let track = &self.streams.get(stream)?.tracks[MediaKind::Video as usize];
+        for (stream, at) in &self.ready[MediaKind::Video as usize] {
+            let track = &self.streams.get(stream)?.tracks[*at];
             if !track.is_amid_frame(self.segmenting) {
                 return None;
             }
@@ -297,45 +428,81 @@ impl<K: Copy + PartialEq> Fanout<K> {
         since
     }
 
-    /// Whether anything waits to be sent.
-    pub fn is_idle(&self) -> bool {
-        self.ready.iter().all(VecDeque::is_empty)
+    /// A packet of the track's recent past.
+    pub fn stored(
+        &self,
+        stream: StreamId,
+        kind: MediaKind,
+        rendition: Rendition,
+        seq: u64,
+    ) -> Option<&CanonicalPacket> {
+        let track = self.streams.get(&stream)?.track(kind, rendition)?;
+        track.store.get(seq).or_else(|| track.gop.packets().iter().rev().find(|p| p.seq == seq))
     }
 
-    /// A packet of the track's recent past.
-    pub fn stored(&self, stream: StreamId, kind: MediaKind, seq: u64) -> Option<&CanonicalPacket> {
-        self.streams.get(&stream)?.tracks[kind as usize].store.get(seq)
+    /// Streams with a choice of layers, or viewers of another one than the first.
+    pub fn layered(&self) -> impl Iterator<Item = &Arc<Stream>> {
+        let layered = |l: &&LocalStream<K>| {
+            l.tracks.iter().any(|t| t.watched() && t.rendition.layer > 0)
+                || l.stream.layers().iter().filter(|l| l.active).count() > 1
+        };
+        self.streams.values().filter(layered).map(|l| &l.stream)
+    }
+
+    /// Who watches the stream's video, in whichever rendition.
+    pub fn viewers_of_video(&self, stream: StreamId) -> impl Iterator<Item = K> {
+        let tracks = self.streams.get(&stream).into_iter().flat_map(|l| &l.tracks);
+        tracks.filter(|t| t.kind == MediaKind::Video).flat_map(|t| t.viewers.iter().flatten().copied())
+    }
+
+    /// The video's past from its last keyframe on, and the highest number in it.
+    pub fn gop(&self, stream: StreamId, rendition: Rendition) -> Option<(&Gop<CanonicalPacket>, u64)> {
+        let track = self.streams.get(&stream)?.track(MediaKind::Video, rendition)?;
+        Some((&track.gop, track.newest_seq))
+    }
+
+    /// Bytes in the second that has passed, if there was one.
+    pub fn bytes_per_second(&mut self, now: Instant, stream: StreamId, rendition: Rendition) -> Option<u64> {
+        let tracks = &mut self.streams.get_mut(&stream)?.tracks;
+        let mut video = tracks.iter_mut().filter(|t| t.kind == MediaKind::Video);
+        video.find(|t| t.rendition == rendition)?.meter.bytes_per_second(now)
+    }
+
+    /// The first message of what comes from `from` on in the video's past.
+    pub fn past_run(&self, stream: StreamId, rendition: Rendition, from: usize) -> Option<(&[CanonicalPacket], Run)> {
+        let packets = self.streams.get(&stream)?.track(MediaKind::Video, rendition)?.gop.packets();
+        (from < packets.len()).then(|| (packets, burst::first_run(packets, from, self.segmenting)))
     }
 
     /// A viewer needs a keyframe: returns whether to ask now, or whether it was asked for a moment ago.
-    pub fn ask_for_keyframe(&mut self, now: Instant, stream: StreamId) -> bool {
+    pub fn ask_for_keyframe(&mut self, now: Instant, stream: StreamId, layer: u8) -> bool {
         let Some(local) = self.streams.get_mut(&stream) else { return false };
-        if local.asked.is_some_and(|at| now.since(at) < ASK_AGAIN) {
-            return false;
-        }
-        local.asked = Some(now);
-        true
+        due_again(now, &mut local.asked[usize::from(layer)], ASK_AGAIN)
     }
 
     /// A viewer asks for a keyframe of a publisher on another shard: returns whether to pass it on, or whether one was
     /// passed on a moment ago.
-    pub fn pass_on_keyframe_request(&mut self, now: Instant, stream: StreamId) -> bool {
+    pub fn pass_on_keyframe_request(&mut self, now: Instant, stream: StreamId, layer: u8) -> bool {
         let Some(local) = self.streams.get_mut(&stream) else { return false };
-        if local.passed_on.is_some_and(|at| now.since(at) < PASS_ON_AGAIN) {
-            return false;
-        }
-        local.passed_on = Some(now);
-        true
+        due_again(now, &mut local.passed_on[usize::from(layer)], PASS_ON_AGAIN)
     }
 
-    /// A joining viewer's request is never held back: the throttle belongs to the publisher's shard.
-    pub fn joined(&mut self, now: Instant, stream: StreamId) {
+    /// The request of a viewer that joins is never held back: the throttle belongs to the publisher's shard.
+    pub fn joined(&mut self, now: Instant, stream: StreamId, layer: u8) {
         if let Some(local) = self.streams.get_mut(&stream) {
-            local.asked = Some(now);
+            local.asked[usize::from(layer)] = Some(now);
         }
     }
 
     pub fn stream(&self, stream: StreamId) -> Option<&Arc<Stream>> {
         self.streams.get(&stream).map(|l| &l.stream)
     }
+}
+
+fn due_again(now: Instant, last: &mut Option<Instant>, interval: Duration) -> bool {
+    let due = last.is_none_or(|at| now.since(at) >= interval);
+    if due {
+        *last = Some(now);
+    }
+    due
 }

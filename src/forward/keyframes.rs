@@ -13,6 +13,9 @@ const RETRIES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), 
 /// OBS and ffmpeg do not answer PLI at all; they send a keyframe every so often by themselves.
 const DEAF_RETRY: Duration = Duration::from_secs(10);
 
+/// How long an answer takes at most, from an encoder that listens.
+pub const ANSWER_WAIT: Duration = Duration::from_millis(400);
+
 /// Gathers the requests for one publisher's video.
 #[derive(Debug)]
 pub struct KeyframeRequests {
@@ -22,11 +25,12 @@ pub struct KeyframeRequests {
     last_keyframe: Option<Instant>,
     /// Requests since the last keyframe.
     unanswered: usize,
+    deaf: bool,
 }
 
 impl KeyframeRequests {
     pub fn new() -> KeyframeRequests {
-        KeyframeRequests { wanted: false, last_request: None, last_keyframe: None, unanswered: 0 }
+        KeyframeRequests { wanted: false, last_request: None, last_keyframe: None, unanswered: 0, deaf: false }
     }
 
     /// A viewer joined, or lost too much to go on.
@@ -39,14 +43,27 @@ impl KeyframeRequests {
 
     /// The first packet of a keyframe came.
     pub fn handle_keyframe(&mut self, now: Instant) {
+        if self.unanswered > 0 {
+            self.deaf = self.is_overdue(now);
+        }
         self.wanted = false;
         self.unanswered = 0;
         self.last_keyframe = Some(now);
     }
 
+    /// The encoder does not answer: it is no use waiting for it.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.last_request.is_some_and(|at| now.since(at) >= ANSWER_WAIT)
+    }
+
     /// Whether to send a request now. Call it when [`Self::next_timeout`] has come and after each input.
     pub fn poll(&mut self, now: Instant) -> bool {
-        if !self.wanted || now < self.next_timeout() {
+        self.deaf |= self.wanted && self.unanswered > 0 && self.is_overdue(now);
+        if !self.wanted || now < self.next_request() {
             return false;
         }
         self.last_request = Some(now);
@@ -55,6 +72,14 @@ impl KeyframeRequests {
     }
 
     pub fn next_timeout(&self) -> Instant {
+        let next = self.next_request();
+        match self.last_request {
+            Some(last) if self.wanted && self.unanswered > 0 && !self.deaf => next.min(last + ANSWER_WAIT),
+            _ => next,
+        }
+    }
+
+    fn next_request(&self) -> Instant {
         if !self.wanted {
             return Instant::FAR_FUTURE;
         }
@@ -106,6 +131,22 @@ mod tests {
             }
         }
         assert_eq!(sent, [0, 1000, 3000, 7000, 17_000, 27_000]);
+    }
+
+    #[test]
+    fn an_encoder_is_deaf_while_it_leaves_requests_unanswered() {
+        let mut requests = KeyframeRequests::new();
+        requests.handle_request(at(0));
+        assert!(requests.poll(at(0)) && !requests.is_deaf());
+        assert_eq!(requests.next_timeout(), at(400));
+        assert!(!requests.poll(at(400)) && requests.is_deaf());
+        assert_eq!(requests.next_timeout(), at(1000));
+        requests.handle_keyframe(at(900));
+        assert!(requests.is_deaf(), "it came by itself");
+        requests.handle_request(at(2000));
+        assert!(requests.poll(at(2000)));
+        requests.handle_keyframe(at(2399));
+        assert!(!requests.is_deaf(), "it was asked for");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 pub mod burst;
 pub mod canonical;
 pub mod fanout;
+pub mod gop;
 pub mod keyframes;
+pub mod pacer;
+pub mod select;
 pub mod store;
 pub mod table;

@@ -1,10 +1,12 @@
 //! The forwarding table: per stream, which shards have viewers, and whose media they see. Atomics only.
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use str0m::media::MediaKind;
 
-use crate::id::{Generation, ShardId, StreamId};
+use super::select::{Layer, Layers};
+use crate::id::{Generation, Rid, ShardId, StreamId};
+use crate::limits;
 
 /// One named stream, shared by every shard and by control for as long as anyone publishes or watches it.
 ///
@@ -14,12 +16,28 @@ use crate::id::{Generation, ShardId, StreamId};
 pub struct Stream {
     pub id: StreamId,
     pub name: Box<str>,
-    /// One bit per shard that has viewers, for audio and for video.
-    interest: [AtomicU64; 2],
+    /// One bit per shard that has viewers, for audio and for each layer of the video.
+    interest: [AtomicU64; 1 + limits::LAYERS_MAX],
     /// The generation that viewers see; 0 before the first publisher.
     active: AtomicU64,
     /// Where the active publisher lives; meaningful while `active` is not 0.
     publisher_shard: AtomicU16,
+    /// The active publisher does not answer requests for a keyframe.
+    deaf: AtomicBool,
+    /// Of the active publisher's video.
+    layers: [SharedLayer; limits::LAYERS_MAX],
+}
+
+/// A [`Layer`] in atomics. Each is right by itself; a reader may see one of them newer than another.
+#[derive(Debug, Default)]
+struct SharedLayer {
+    active: AtomicBool,
+    bitrate: AtomicU64,
+    /// Width in the upper half, height in the lower.
+    size: AtomicU32,
+    rid: AtomicU64,
+    /// Highest spatial id in the upper half, temporal in the lower.
+    scalability: AtomicU16,
 }
 
 impl Stream {
@@ -27,15 +45,19 @@ impl Stream {
         Stream {
             id,
             name: name.into(),
-            interest: [AtomicU64::new(0), AtomicU64::new(0)],
+            interest: Default::default(),
             active: AtomicU64::new(0),
             publisher_shard: AtomicU16::new(0),
+            deaf: AtomicBool::new(false),
+            layers: Default::default(),
         }
     }
 
-    pub fn set_interest(&self, kind: MediaKind, shard: ShardId, wanted: bool) {
+    /// # Panics
+    /// When `layer` is not below [`limits::LAYERS_MAX`].
+    pub fn set_interest(&self, kind: MediaKind, layer: u8, shard: ShardId, wanted: bool) {
         let bit = 1u64 << shard.index();
-        let mask = &self.interest[kind as usize];
+        let mask = &self.interest[place(kind, layer)];
         if wanted {
             mask.fetch_or(bit, Ordering::AcqRel);
         } else {
@@ -43,9 +65,12 @@ impl Stream {
         }
     }
 
-    /// The shards that want this kind, one bit each.
-    pub fn interest(&self, kind: MediaKind) -> u64 {
-        self.interest[kind as usize].load(Ordering::Acquire)
+    /// The shards that want this, one bit each.
+    ///
+    /// # Panics
+    /// When `layer` is not below [`limits::LAYERS_MAX`].
+    pub fn interest(&self, kind: MediaKind, layer: u8) -> u64 {
+        self.interest[place(kind, layer)].load(Ordering::Acquire)
     }
 
     /// Makes `generation` the one that viewers see, unless a later one already is.
@@ -58,6 +83,10 @@ impl Stream {
         }
         // A request that reads the old shard for a moment is lost there; the viewer's shard asks again.
         self.publisher_shard.store(shard.0, Ordering::Release);
+        self.deaf.store(false, Ordering::Release);
+        for layer in 0..self.layers.len() {
+            self.set_layer(layer as u8, Layer::default());
+        }
         true
     }
 
@@ -65,7 +94,49 @@ impl Stream {
         Generation(self.active.load(Ordering::Acquire))
     }
 
+    /// To be called by the active publisher's shard only.
+    pub fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::Release);
+    }
+
+    /// OBS and ffmpeg do not answer requests for a keyframe: no use waiting for one.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::Acquire)
+    }
+
+    /// To be called by the active publisher's shard only.
+    ///
+    /// # Panics
+    /// When `layer` is not below [`limits::LAYERS_MAX`].
+    pub fn set_layer(&self, layer: u8, figures: Layer) {
+        let shared = &self.layers[usize::from(layer)];
+        shared.bitrate.store(figures.bitrate, Ordering::Relaxed);
+        shared.size.store(u32::from(figures.width) << 16 | u32::from(figures.height), Ordering::Relaxed);
+        shared.rid.store(figures.rid.to_bits(), Ordering::Relaxed);
+        let scalability = u16::from(figures.spatial) << 8 | u16::from(figures.temporal);
+        shared.scalability.store(scalability, Ordering::Relaxed);
+        shared.active.store(figures.active, Ordering::Release);
+    }
+
+    pub fn layers(&self) -> Layers {
+        self.layers.each_ref().map(|shared| {
+            let active = shared.active.load(Ordering::Acquire);
+            let size = shared.size.load(Ordering::Relaxed);
+            let bitrate = shared.bitrate.load(Ordering::Relaxed);
+            let rid = Rid::from_bits(shared.rid.load(Ordering::Relaxed));
+            let [spatial, temporal] = shared.scalability.load(Ordering::Relaxed).to_be_bytes();
+            Layer { active, bitrate, width: (size >> 16) as u16, height: size as u16, rid, spatial, temporal }
+        })
+    }
+
     pub fn publisher_shard(&self) -> ShardId {
         ShardId(self.publisher_shard.load(Ordering::Acquire))
+    }
+}
+
+fn place(kind: MediaKind, layer: u8) -> usize {
+    match kind {
+        MediaKind::Audio => 0,
+        MediaKind::Video => 1 + usize::from(layer),
     }
 }

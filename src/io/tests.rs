@@ -256,12 +256,14 @@ fn one_backend_rings_another() {
     check(|from| {
         check(|to| {
             let (bell_sender, bell_receiver) = std::sync::mpsc::channel();
+            let (woke_sender, woke) = std::sync::mpsc::channel();
             let sleeper = thread::spawn(move || {
                 let (mut backend, _) = backend(to, &[V4]);
                 bell_sender.send(backend.doorbell()).unwrap();
                 let start = now();
                 for _ in 0..2 {
                     backend.receive(Some(PATIENCE), &mut RecvBatch::new()).unwrap();
+                    woke_sender.send(()).unwrap();
                 }
                 (start.elapsed(), backend.stats().doorbells)
             });
@@ -272,6 +274,8 @@ fn one_backend_rings_another() {
                 ringer.ring(&bell);
                 // Heard without a receive: the ringer may send for milliseconds first.
                 ringer.submit();
+                // A sleeper that is late would hear two rings as one.
+                woke.recv_timeout(2 * PATIENCE).unwrap();
             }
             let (elapsed, doorbells) = sleeper.join().unwrap();
             assert!(elapsed < PATIENCE && doorbells == 2, "{from:?} rings {to:?}: {elapsed:?}, {doorbells} bells");

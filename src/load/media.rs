@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::wire::codec::Codec;
     use crate::wire::keyframe::starts_keyframe;
-    use crate::wire::vp8::Vp8Header;
+    use crate::wire::vp8;
 
     fn payload(codec: VideoCodec, keyframe: bool, first: bool) -> Vec<u8> {
         let packet_bytes = PAYLOAD_BYTES_MIN;
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn vp8_frames_are_numbered() {
-        let header = Vp8Header::parse(&payload(VideoCodec::Vp8, false, true)).unwrap();
+        let header = vp8::parse(&payload(VideoCodec::Vp8, false, true), false).unwrap().numbers;
         assert_eq!((header.picture_id.map(|p| p.value), header.tl0_pic_idx), (Some(7), Some(7)));
     }
 }

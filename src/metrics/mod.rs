@@ -146,6 +146,8 @@ pub struct Counters {
     pub bytes_received: u64,
     /// STUN, DTLS and RTCP that reached their session.
     pub datagrams_consumed: u64,
+    /// Of these, Binding requests that lacked PRIORITY.
+    pub stun_repaired: u64,
     /// Datagrams of sessions that other shards own, given to them.
     pub datagrams_handed_over: u64,
     /// Datagrams of sessions of this shard, given by others.
@@ -176,6 +178,10 @@ pub struct Counters {
     pub keyframe_requests_received: u64,
     pub keyframe_requests_sent: u64,
     pub keyframes_received: u64,
+    /// Viewers that were started from the past.
+    pub replays_started: u64,
+    /// Of viewers, from one layer to another.
+    pub layer_switches: u64,
     pub sessions_started: u64,
     pub sessions_ended: u64,
     pub drops: Drops,

@@ -66,10 +66,11 @@ pub fn render(gauges: &Gauges, shards: &[ShardFigures]) -> String {
 
 type Value = fn(&Counters) -> u64;
 
-const COUNTERS: [(&str, &str, Value); 21] = [
+const COUNTERS: &[(&str, &str, Value)] = &[
     ("manycast_datagram_received_total", "Datagrams received.", |c| c.datagrams_received),
     ("manycast_datagram_received_bytes_total", "Bytes received in datagrams.", |c| c.bytes_received),
     ("manycast_datagram_consumed_total", "STUN, DTLS and RTCP given to sessions.", |c| c.datagrams_consumed),
+    ("manycast_stun_repaired_total", "Binding requests that lacked PRIORITY, as FFmpeg 8.0's do.", |c| c.stun_repaired),
     ("manycast_datagram_handed_over_total", "Datagrams given to the shard that owns their session.", |c| {
         c.datagrams_handed_over
     }),
@@ -94,6 +95,10 @@ const COUNTERS: [(&str, &str, Value); 21] = [
     }),
     ("manycast_keyframe_request_sent_total", "Keyframe requests sent to publishers.", |c| c.keyframe_requests_sent),
     ("manycast_keyframe_received_total", "Keyframes of publishers.", |c| c.keyframes_received),
+    ("manycast_replay_started_total", "Viewers that were started from what came since the last keyframe.", |c| {
+        c.replays_started
+    }),
+    ("manycast_layer_switched_total", "Viewers' switches from one simulcast layer to another.", |c| c.layer_switches),
 ];
 
 struct Text(String);

@@ -369,7 +369,8 @@ mod tests {
             crypto: dtls::crypto_provider(),
             certificate: Certificate::generate().unwrap(),
         };
-        let request = WatchRequest { session: SessionId(1), stream: StreamId(1), published: Vec::new() };
+        let request =
+            WatchRequest { session: SessionId(1), stream: StreamId(1), published: Vec::new(), estimate: false };
         let offer = Offer::parse(OFFER).unwrap();
         let negotiated =
             negotiate::watch(clock.now(), &peer, &offer, request, &mut StdRng::seed_from_u64(1)).ok().unwrap();

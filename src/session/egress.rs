@@ -10,14 +10,15 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
-use super::feedback::{Feedback, REPORT_INTERVAL};
+use super::feedback::{Feedback, Past, REPORT_INTERVAL};
 use super::negotiate::BoundFormat;
 use crate::datagram::{Class, Label, SendBatch, SocketId};
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::seal::RtpSealer;
 use crate::units::Instant;
 use crate::wire::codec::Format;
-use crate::wire::packet::{CanonicalPacket, EndToEnd, Run};
+use crate::wire::descriptor::{Numbers, Rewrite};
+use crate::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition, Run};
 use crate::wire::rtp::{self, ExtensionForms, OSN_BYTES, RtpHeader};
 
 /// Header, extensions (mid of 16 bytes, capture time, level, orientation, their heads) and padding to a word.
@@ -49,14 +50,24 @@ struct TrackTx {
     ssrc: u32,
     /// The stream's format now, and the viewer's payload types for it.
     current: Option<(Format, Option<PayloadTypes>)>,
-    start: Start,
+    phase: Phase,
+    /// `None` before the first packet.
+    splice: Option<Splice>,
+    /// One more than the highest number sent.
+    next_seq: u64,
+    /// What is to be shown from its next keyframe on.
+    target: Rendition,
+    /// What was shown before, until the shard has taken note.
+    switched_from: Option<Rendition>,
     extensions: ExtensionIds,
     mid: Mid,
     /// Until the viewer's first report names our SSRC, it may not know which m-line it belongs to.
     send_mid: bool,
-    /// The newest canonical packet sent: number and (timestamp, when it was captured).
-    newest_seq: u64,
+    /// The newest packet sent as it came: its timestamp, and when it was captured.
     newest: Option<(u32, Instant)>,
+    /// Of the highest number sent: its timestamp and the codec's own numbers.
+    newest_timestamp: u32,
+    newest_numbers: Numbers,
     /// For sender reports.
     packets: u32,
     octets: u64,
@@ -75,6 +86,7 @@ pub struct ExtensionIds {
     pub audio_level: u8,
     pub video_orientation: u8,
     pub abs_capture_time: u8,
+    pub transport_cc: u8,
 }
 
 /// A mid, in place.
@@ -84,12 +96,56 @@ struct Mid {
     len: u8,
 }
 
+/// Where a viewer's numbers come from: canonical packet `from` of a rendition became `first_seq`, and those behind it follow.
 #[derive(Clone, Copy, Debug)]
-enum Start {
-    /// Nothing sent: the next packet that a decoder can start on gets `first_seq`.
-    Waiting { first_seq: u64 },
-    /// Canonical `from` is the viewer's `first_seq`.
-    Running { from: u64, first_seq: u64 },
+pub(super) struct Splice {
+    rendition: Rendition,
+    from: u64,
+    pub(super) first_seq: u64,
+    /// To add to canonical timestamps.
+    timestamp_offset: u32,
+    /// To add to canonical picture numbers.
+    rewrite: Rewrite,
+    squeeze: Squeeze,
+}
+
+/// Canonical packets before `until` are of the past and were replayed: their time is squeezed towards the `end` that it had
+/// then, for a decoder that shows them at their own pace would stay behind for ever.
+#[derive(Clone, Copy, Debug, Default)]
+struct Squeeze {
+    until: u64,
+    end: u32,
+}
+
+/// How many times faster a replay's time runs: 12 s end up within 0.75 s, and 60 frames/s are still 1 ms apart.
+const SQUEEZE: u32 = 16;
+
+impl Splice {
+    /// In the viewer's numbering; `None`: from before the splice.
+    fn seq(&self, canonical: u64) -> Option<u64> {
+        Some(self.first_seq + canonical.checked_sub(self.from)?)
+    }
+
+    fn timestamp(&self, canonical: &CanonicalPacket) -> u32 {
+        let timestamp = if canonical.seq < self.squeeze.until {
+            let before = self.squeeze.end.wrapping_sub(canonical.timestamp).cast_signed();
+            self.squeeze.end.wrapping_sub((before / SQUEEZE.cast_signed()).cast_unsigned())
+        } else {
+            canonical.timestamp
+        };
+        timestamp.wrapping_add(self.timestamp_offset)
+    }
+}
+
+/// What a track's viewer gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing before the next packet that a decoder can start on.
+    Waiting,
+    /// The recent past, by [`Egress::replay`].
+    Replaying,
+    /// Everything from canonical `from` on, as it comes.
+    Live { from: u64 },
 }
 
 /// What negotiation settled for one track.
@@ -125,11 +181,19 @@ pub enum Written {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
     Keyframe,
-    /// Canonical numbers to send again, if they are still stored: see [`Egress::grant_resend`].
-    Resend {
-        kind: MediaKind,
-        seqs: Vec<u64>,
-    },
+    /// To be sent again, if it is still stored: see [`Egress::grant_resend`].
+    Resend(Lost),
+}
+
+/// A packet that a viewer has NACKed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub kind: MediaKind,
+    pub rendition: Rendition,
+    /// Canonical.
+    pub seq: u64,
+    /// In the viewer's numbering.
+    out_seq: u64,
 }
 
 /// What a viewer's report says about its video.
@@ -144,11 +208,14 @@ pub struct Reported {
 /// A place on the RTX stream, to be sealed once.
 #[derive(Debug)]
 pub struct Granted {
+    kind: MediaKind,
     payload_type: u8,
     ssrc: u32,
     seq: u64,
     /// The packet's own number (RFC 4588 §4).
     osn: u16,
+    timestamp: u32,
+    rewrite: Rewrite,
 }
 
 impl Egress {
@@ -171,14 +238,19 @@ impl Egress {
             hot[track.kind as usize] = Some(TrackTx {
                 ssrc: track.ssrc,
                 current: None,
+                phase: Phase::Waiting,
+                splice: None,
                 // Random (RFC 3550 §5.1), but a fresh SRTP receiver takes the roll-over counter for 0: stay clear of the
                 // first wrap (RFC 3711 §3.3.1).
-                start: Start::Waiting { first_seq: u64::from(rng.random::<u16>() & 0x7fff) },
+                next_seq: u64::from(rng.random::<u16>() & 0x7fff),
+                target: Rendition::default(),
+                switched_from: None,
                 extensions: track.extensions,
                 mid,
                 send_mid: true,
-                newest_seq: 0,
                 newest: None,
+                newest_timestamp: 0,
+                newest_numbers: Numbers::default(),
                 packets: 0,
                 octets: 0,
             });
@@ -198,59 +270,147 @@ impl Egress {
         self.owner = Some(owner);
     }
 
-    /// Writes the packets of `run` as one message.
+    /// Writes the packets of `run`, which have just come, as one message.
     ///
     /// # Panics
     /// When `run` is none of `packets`.
-    pub fn write(&mut self, kind: MediaKind, packets: &[CanonicalPacket], run: &Run, out: &mut SendBatch) -> Written {
+    pub fn write(
+        &mut self,
+        kind: MediaKind,
+        rendition: Rendition,
+        packets: &[CanonicalPacket],
+        run: &Run,
+        out: &mut SendBatch,
+    ) -> Written {
+        let (Some(_), Some(track)) = (self.path, &mut self.tracks[kind as usize]) else { return Written::NotWanted };
+        let current = track.splice.is_some_and(|s| s.rendition == rendition);
+        let from = match track.phase {
+            Phase::Live { from } if current => from,
+            _ if rendition != track.target => return Written::NotWanted,
+            phase => match track.start_in(kind, rendition, &packets[run.packets.clone()], &mut self.feedback) {
+                Some(from) => {
+                    // A viewer brings audio and video together when it has a report on each.
+                    self.next_report = Instant::ZERO;
+                    from
+                }
+                None if phase == Phase::Waiting => return Written::AwaitingKeyframe,
+                None => return Written::NotWanted,
+            },
+        };
+        self.write_from(kind, from, packets, run, out)
+    }
+
+    /// Writes packets of the past as one message, after [`Self::start_replay`].
+    ///
+    /// # Panics
+    /// When `run` is none of `packets`.
+    pub fn replay(&mut self, packets: &[CanonicalPacket], run: &Run, out: &mut SendBatch) -> Written {
+        match self.is_replaying() {
+            true => self.write_from(MediaKind::Video, 0, packets, run, out),
+            false => Written::NotWanted,
+        }
+    }
+
+    /// From now on the viewer gets the video's past from `keyframe` on, by [`Self::replay`]; `newest` is its end now. False:
+    /// it waits for nothing.
+    pub fn start_replay(&mut self, rendition: Rendition, keyframe: &CanonicalPacket, newest: &CanonicalPacket) -> bool {
+        let Some(track) = &mut self.tracks[MediaKind::Video as usize] else { return false };
+        if self.path.is_none() || track.phase != Phase::Waiting || track.target != rendition {
+            return false;
+        }
+        let squeeze = Squeeze { until: newest.seq + 1, end: newest.timestamp };
+        track.splice_at(rendition, keyframe, squeeze, &mut self.feedback);
+        track.phase = Phase::Replaying;
+        true
+    }
+
+    /// The replay has reached what comes now: canonical `from` and all after it. `None`: only its keyframe was sent, and the
+    /// viewer waits for the next one.
+    pub fn end_replay(&mut self, from: Option<u64>) {
+        let Some(track) = &mut self.tracks[MediaKind::Video as usize] else { return };
+        track.phase = from.map_or(Phase::Waiting, |from| Phase::Live { from });
+        self.next_report = Instant::ZERO;
+    }
+
+    pub fn is_replaying(&self) -> bool {
+        self.tracks[MediaKind::Video as usize].as_ref().is_some_and(|t| t.phase == Phase::Replaying)
+    }
+
+    /// What of the video is to be shown from its next keyframe on.
+    pub fn target(&self) -> Rendition {
+        self.tracks[MediaKind::Video as usize].as_ref().map(|t| t.target).unwrap_or_default()
+    }
+
+    pub fn set_target(&mut self, target: Rendition) {
+        if let Some(track) = &mut self.tracks[MediaKind::Video as usize] {
+            track.target = target;
+        }
+    }
+
+    /// What is shown goes no further: the viewer waits for the next keyframe of its target.
+    pub fn stop_video(&mut self) {
+        if let Some(track) = &mut self.tracks[MediaKind::Video as usize] {
+            track.phase = Phase::Waiting;
+        }
+    }
+
+    /// What was shown before the switch, once after each.
+    #[inline]
+    pub fn take_switched(&mut self) -> Option<Rendition> {
+        self.tracks[MediaKind::Video as usize].as_mut()?.switched_from.take()
+    }
+
+    /// What of the video is shown now.
+    pub fn shown(&self) -> Option<Rendition> {
+        self.tracks[MediaKind::Video as usize].as_ref()?.splice.map(|s| s.rendition)
+    }
+
+    fn write_from(
+        &mut self,
+        kind: MediaKind,
+        from: u64,
+        packets: &[CanonicalPacket],
+        run: &Run,
+        out: &mut SendBatch,
+    ) -> Written {
         let (Some((socket, remote)), Some(track)) = (self.path, &mut self.tracks[kind as usize]) else {
             return Written::NotWanted;
         };
-        let Some(payload_types) = track.payload_types(packets[run.packets.start].packet.format, &self.feedback) else {
+        let (first, end) = (run.packets.start, run.packets.end);
+        let Some(payload_types) = track.payload_types(packets[first].packet.format, &self.feedback) else {
             return Written::NoPayloadType;
         };
-        let (mut first, end) = (run.packets.start, run.packets.end);
-        let (from, first_seq) = match track.start {
-            Start::Running { from, first_seq } => (from, first_seq),
-            Start::Waiting { first_seq } => {
-                // A decoder cannot start on a delta frame; audio can start anywhere.
-                let startable = |p: &CanonicalPacket| kind == MediaKind::Audio || p.packet.starts_keyframe;
-                let Some(skip) = packets[first..end].iter().position(startable) else {
-                    return Written::AwaitingKeyframe;
-                };
-                first += skip;
-                let from = packets[first].seq;
-                track.start = Start::Running { from, first_seq };
-                // A viewer brings audio and video together when it has a report on each.
-                self.next_report = Instant::ZERO;
-                (from, first_seq)
-            }
-        };
+        let Some(splice) = track.splice else { return Written::NotWanted };
+        let replaying = track.phase == Phase::Replaying;
         let tag_bytes = self.sealer.tag_bytes();
         let room = out.room((end - first) * (HEADER_BYTES_MAX + run.payload_bytes + tag_bytes));
         let (mut at, mut segment, mut sent, mut payload_bytes) = (0, 0, 0, 0);
+        let mut newest = None;
         for (index, canonical) in packets.iter().enumerate().take(end).skip(first) {
-            let Some(offset) = canonical.seq.checked_sub(from) else { continue };
+            let Some(seq) = splice.seq(canonical.seq).filter(|_| canonical.seq >= from) else { continue };
             let payload = &*canonical.packet.payload;
             let padded = run.padded_bytes(index, payload.len());
-            let seq = first_seq + offset;
             let header = RtpHeader {
                 payload_type: payload_types.media,
-                marker: canonical.packet.marker,
+                marker: canonical.marker,
                 seq: seq as u16,
-                timestamp: canonical.timestamp,
+                timestamp: splice.timestamp(canonical),
                 ssrc: track.ssrc,
                 padding: false,
             };
             let packet = &mut room[at..];
-            let header_bytes = track.write_header(packet, &header, &canonical.packet.extensions, track.send_mid);
+            let mut extensions = canonical.packet.extensions;
+            if replaying {
+                // It would not agree with the squeezed time.
+                extensions.abs_capture_time = None;
+            }
+            let header_bytes = track.write_header(packet, &header, &extensions, track.send_mid);
             let bytes = header_bytes + padded + tag_bytes;
             let packet = &mut packet[..bytes];
             let body = &mut packet[header_bytes..header_bytes + payload.len()];
             body.copy_from_slice(payload);
-            if let Some(rewrite) = canonical.vp8 {
-                rewrite.apply(body);
-            }
+            let rewrite = canonical.rewrite.plus(splice.rewrite);
+            rewrite.apply(&canonical.packet.descriptor.numbers, body);
             if padded > payload.len() {
                 rtp::pad(&mut packet[..header_bytes + padded], header_bytes + payload.len());
             }
@@ -261,13 +421,20 @@ impl Egress {
                 segment = bytes;
             }
             payload_bytes += payload.len() as u32;
-            if canonical.seq >= track.newest_seq {
-                track.newest_seq = canonical.seq;
-                track.newest = Some((canonical.timestamp, canonical.packet.captured));
+            if seq >= track.next_seq {
+                track.next_seq = seq + 1;
+                track.newest_timestamp = header.timestamp;
+                newest = Some((canonical.packet.descriptor.numbers, rewrite));
+                if !replaying {
+                    track.newest = Some((header.timestamp, canonical.packet.captured));
+                }
             }
         }
         if sent == 0 {
             return Written::BeforeStart;
+        }
+        if let Some((numbers, rewrite)) = newest {
+            track.newest_numbers = numbers.plus(rewrite).or(track.newest_numbers);
         }
         // A packet has 1500 bytes at most.
         let label = Label { class: class_of(kind), owner: self.owner };
@@ -315,7 +482,7 @@ impl Egress {
         let read = self.feedback.handle_rtcp(
             now,
             data,
-            |ssrc, seq| locate(tracks, ssrc, seq),
+            |past, ssrc, seq| locate(tracks, past, ssrc, seq),
             |ssrc| kind_of(tracks, ssrc),
             ask,
         );
@@ -333,37 +500,34 @@ impl Egress {
         self.feedback.reported.take()
     }
 
-    /// A number on the RTX stream for a stored packet (RFC 4588), if it may be sent again now by the limits of `feedback`.
-    pub fn grant_resend(&mut self, now: Instant, kind: MediaKind, canonical: &CanonicalPacket) -> Option<Granted> {
-        let track = self.tracks[kind as usize].as_mut()?;
-        let Start::Running { from, first_seq } = track.start else { return None };
-        let osn = first_seq + canonical.seq.checked_sub(from)?;
+    /// A number on the RTX stream (RFC 4588) for the stored packet behind `lost`, if it may be sent again now by the limits of
+    /// `feedback`.
+    pub fn grant_resend(&mut self, now: Instant, lost: Lost, canonical: &CanonicalPacket) -> Option<Granted> {
+        let track = self.tracks[lost.kind as usize].as_mut()?;
+        let splice = self.feedback.past.splice_of(track.splice?, lost.kind, lost.out_seq)?;
         let payload_types = track.payload_types(canonical.packet.format, &self.feedback);
         let payload_type = payload_types.and_then(|p| p.rtx)?;
         let bytes = canonical.packet.payload.len();
-        let (ssrc, seq) = self.feedback.grant_resend(now, kind, canonical.seq, bytes, track.octets)?;
-        Some(Granted { payload_type, ssrc, seq, osn: osn as u16 })
+        let (ssrc, seq) = self.feedback.grant_resend(now, lost.kind, lost.out_seq, bytes, track.octets)?;
+        let timestamp = splice.timestamp(canonical);
+        let (osn, rewrite) = (lost.out_seq as u16, splice.rewrite);
+        Some(Granted { kind: lost.kind, payload_type, ssrc, seq, osn, timestamp, rewrite })
+    }
+
+    /// What a NACK of a canonical packet would ask for.
+    #[cfg(test)]
+    pub(super) fn lost(&self, kind: MediaKind, seq: u64) -> Option<Lost> {
+        let splice = self.tracks[kind as usize].as_ref()?.splice?;
+        Some(Lost { kind, rendition: splice.rendition, seq, out_seq: splice.seq(seq)? })
     }
 
     /// Sends a stored packet again. False: no path is nominated.
-    pub fn resend(
-        &mut self,
-        kind: MediaKind,
-        canonical: &CanonicalPacket,
-        granted: Granted,
-        out: &mut SendBatch,
-    ) -> bool {
+    pub fn resend(&mut self, canonical: &CanonicalPacket, granted: Granted, out: &mut SendBatch) -> bool {
+        let Granted { kind, payload_type, ssrc, seq, osn, timestamp, rewrite } = granted;
         let (Some((socket, remote)), Some(track)) = (self.path, &self.tracks[kind as usize]) else { return false };
-        let Granted { payload_type, ssrc, seq, osn } = granted;
         let payload = &*canonical.packet.payload;
-        let header = RtpHeader {
-            payload_type,
-            marker: canonical.packet.marker,
-            seq: seq as u16,
-            timestamp: canonical.timestamp,
-            ssrc,
-            padding: false,
-        };
+        let header =
+            RtpHeader { payload_type, marker: canonical.marker, seq: seq as u16, timestamp, ssrc, padding: false };
         let tag_bytes = self.sealer.tag_bytes();
         let packet = out.room(HEADER_BYTES_MAX + OSN_BYTES + payload.len() + tag_bytes);
         // Firefox drops RTX without a mid.
@@ -373,9 +537,7 @@ impl Egress {
         rtp::write_osn(&mut packet[header_bytes..], osn);
         let body = &mut packet[header_bytes + OSN_BYTES..bytes - tag_bytes];
         body.copy_from_slice(payload);
-        if let Some(rewrite) = canonical.vp8 {
-            rewrite.apply(body);
-        }
+        canonical.rewrite.plus(rewrite).apply(&canonical.packet.descriptor.numbers, body);
         self.sealer.seal_rtp(packet, header_bytes, ssrc, seq);
         out.commit(socket, remote, bytes, None, Label { class: class_of(kind), owner: self.owner });
         true
@@ -394,15 +556,14 @@ fn class_of(kind: MediaKind) -> Class {
     }
 }
 
-/// The canonical number behind a 16-bit sequence number that a viewer names: one of the recent past.
-fn locate(tracks: &[Option<TrackTx>; 2], ssrc: u32, seq: u16) -> Option<(MediaKind, u64)> {
+/// The packet behind a 16-bit sequence number that a viewer names: one of the recent past.
+fn locate(tracks: &[Option<TrackTx>; 2], past: &Past, ssrc: u32, seq: u16) -> Option<Lost> {
     let kind = kind_of(tracks, ssrc)?;
     let track = tracks[kind as usize].as_ref()?;
-    let Start::Running { from, first_seq } = track.start else { return None };
-    let newest = track.newest_seq - from + first_seq;
-    let behind = u64::from((newest as u16).wrapping_sub(seq));
-    let canonical = newest.checked_sub(behind)?.checked_sub(first_seq)? + from;
-    Some((kind, canonical))
+    let newest = track.next_seq.checked_sub(1)?;
+    let out_seq = newest.checked_sub(u64::from((newest as u16).wrapping_sub(seq)))?;
+    let splice = past.splice_of(track.splice?, kind, out_seq)?;
+    Some(Lost { kind, rendition: splice.rendition, seq: splice.from + (out_seq - splice.first_seq), out_seq })
 }
 
 fn kind_of(tracks: &[Option<TrackTx>; 2], ssrc: u32) -> Option<MediaKind> {
@@ -412,6 +573,58 @@ fn kind_of(tracks: &[Option<TrackTx>; 2], ssrc: u32) -> Option<MediaKind> {
 }
 
 impl TrackTx {
+    /// Splices the first packet of `packets` in that a decoder can start on, and returns its canonical number.
+    fn start_in(
+        &mut self,
+        kind: MediaKind,
+        rendition: Rendition,
+        packets: &[CanonicalPacket],
+        feedback: &mut Feedback,
+    ) -> Option<u64> {
+        // A replay has begun with a keyframe that may also be under way; only a later one ends it.
+        let known = self.splice.filter(|s| s.rendition == rendition).map(|s| s.from);
+        let startable = |p: &&CanonicalPacket| kind == MediaKind::Audio || p.packet.starts_keyframe;
+        let first = packets.iter().filter(|p| known.is_none_or(|known| p.seq > known)).find(startable)?;
+        self.splice_at(rendition, first, Squeeze::default(), feedback);
+        self.phase = Phase::Live { from: first.seq };
+        Some(first.seq)
+    }
+
+    /// `first` gets the next number.
+    fn splice_at(&mut self, rendition: Rendition, first: &CanonicalPacket, squeeze: Squeeze, feedback: &mut Feedback) {
+        let (timestamp_offset, rewrite) = match self.splice {
+            None => (0, Rewrite::default()),
+            Some(before) if before.rendition == rendition => (before.timestamp_offset, before.rewrite),
+            Some(_) => {
+                let numbers = first.packet.descriptor.numbers.plus(first.rewrite);
+                let rewrite = Rewrite::following(&self.newest_numbers, &numbers);
+                (self.next_timestamp(&first.packet).wrapping_sub(first.timestamp), rewrite)
+            }
+        };
+        let (from, first_seq) = (first.seq, self.next_seq);
+        let splice = Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze };
+        if let Some(past) = self.splice.replace(splice) {
+            if past.rendition != rendition {
+                self.switched_from = Some(past.rendition);
+            }
+            feedback.past.remember(first.packet.kind, past);
+        }
+    }
+
+    /// For a packet of another rendition: what lies between the two captures, but forward at least.
+    fn next_timestamp(&self, first: &MediaPacket) -> u32 {
+        const STEP_MIN: u32 = 90;
+        let shown = self.newest.map(|(timestamp, captured)| {
+            let elapsed = first.captured.since(captured).as_nanos() * 90_000 / 1_000_000_000;
+            timestamp.wrapping_add(elapsed as u32)
+        });
+        let least = self.newest_timestamp.wrapping_add(STEP_MIN);
+        match shown {
+            Some(shown) if shown.wrapping_sub(least) < u32::MAX / 2 => shown,
+            _ => least,
+        }
+    }
+
     #[inline]
     fn payload_types(&mut self, format: Format, feedback: &Feedback) -> Option<PayloadTypes> {
         match self.current {

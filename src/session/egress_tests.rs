@@ -20,7 +20,8 @@ use crate::srtp::seal::RtcpSealer;
 use crate::units::Instant;
 use crate::wire::classify::{Kind, classify};
 use crate::wire::codec::{Codec, Format};
-use crate::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Run};
+use crate::wire::descriptor::{Descriptor, Rewrite};
+use crate::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition, Run};
 use crate::wire::rtcp::{self, NtpTime, Rtcp};
 use crate::wire::rtp::{OSN_BYTES, RtpView, parse_rtx};
 
@@ -111,6 +112,7 @@ impl Scene {
         let packet = MediaPacket {
             stream: StreamId(1),
             kind,
+            layer: 0,
             generation: Generation(1),
             format: Format { codec, ..Format::VP8 },
             ssrc: 7,
@@ -118,14 +120,14 @@ impl Scene {
             timestamp: 0,
             marker: false,
             starts_keyframe: true,
-            vp8: None,
+            descriptor: Descriptor::default(),
             extensions: EndToEnd::default(),
             arrival: self.now,
             captured: self.now,
             payload: vec![seq as u8; PAYLOAD_BYTES].into(),
         };
         let timestamp = (self.now.as_nanos() / 1_000 * clock_rate / 1_000_000) as u32;
-        CanonicalPacket { packet: Arc::new(packet), seq, timestamp, vp8: None }
+        CanonicalPacket { packet: Arc::new(packet), seq, timestamp, marker: false, rewrite: Rewrite::default() }
     }
 
     /// The next packets of a kind, which leave as one message.
@@ -134,7 +136,7 @@ impl Scene {
         self.next_seq[kind as usize] += count;
         let packets: Vec<_> = (first..first + count).map(|seq| self.packet(kind, seq)).collect();
         let run = Run { packets: 0..packets.len(), payload_bytes: PAYLOAD_BYTES };
-        let written = self.egress.write(kind, &packets, &run, &mut self.out);
+        let written = self.egress.write(kind, Rendition::default(), &packets, &run, &mut self.out);
         assert!(matches!(written, Written::Sent { packets, .. } if u64::from(packets) == count), "{written:?}");
         self.sent.extend(packets);
         self.now += PACKET_INTERVAL;
@@ -149,9 +151,9 @@ impl Scene {
     }
 
     fn resend_if_granted(&mut self, packet: &CanonicalPacket) -> bool {
-        let kind = packet.packet.kind;
-        let granted = self.egress.grant_resend(self.now, kind, packet);
-        granted.is_some_and(|granted| self.egress.resend(kind, packet, granted, &mut self.out))
+        let Some(lost) = self.egress.lost(packet.packet.kind, packet.seq) else { return false };
+        let granted = self.egress.grant_resend(self.now, lost, packet);
+        granted.is_some_and(|granted| self.egress.resend(packet, granted, &mut self.out))
     }
 
     /// All RTP that was sent, opened; a replayed index would not open.
@@ -212,6 +214,15 @@ impl Scene {
     }
 }
 
+/// Canonical numbers of the packets that are asked for.
+fn resends(asked: &[Asked]) -> Vec<u64> {
+    let seq = |asked: &Asked| match asked {
+        Asked::Resend(lost) => lost.seq,
+        Asked::Keyframe => panic!("a NACK asks for packets"),
+    };
+    asked.iter().map(seq).collect()
+}
+
 /// SSRC, NTP, RTP time, packets, octets of each sender report.
 fn sender_reports(compound: &[u8]) -> Vec<(u32, rtcp::SenderInfo)> {
     let reports = rtcp::parse(compound).filter_map(|p| match p.expect("well-formed") {
@@ -256,7 +267,7 @@ fn a_stream_passes_its_roll_overs_without_a_gap() {
     let (authentic, asked) = scene.hear(&datagram);
     let canonical = scene.next_seq[MediaKind::Video as usize] - 5;
     assert!(authentic);
-    assert_eq!(asked, [Asked::Resend { kind: MediaKind::Video, seqs: vec![canonical] }]);
+    assert_eq!(resends(&asked), [canonical]);
     assert_eq!(parse_rtx(&scene.resend(canonical)[0].payload).expect("RTX").0, lost as u16);
 }
 
@@ -299,7 +310,10 @@ fn packets_from_before_a_viewers_first_are_never_sent() {
     scene.send(MediaKind::Video, 4);
     let older = [scene.packet(MediaKind::Video, 9_999)];
     let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
-    assert_eq!(scene.egress.write(MediaKind::Video, &older, &run, &mut scene.out), Written::BeforeStart);
+    assert_eq!(
+        scene.egress.write(MediaKind::Video, Rendition::default(), &older, &run, &mut scene.out),
+        Written::BeforeStart
+    );
     assert!(!scene.resend_if_granted(&older[0]));
     assert!(scene.take().is_empty());
 }
@@ -345,7 +359,7 @@ fn a_sender_report_is_about_the_publishers_clock_and_not_about_arrival() {
         let packet = Arc::get_mut(&mut canonical.packet).expect("the only one");
         packet.arrival = packet.captured + delay;
         let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
-        scene.egress.write(MediaKind::Video, &[canonical], &run, &mut scene.out);
+        scene.egress.write(MediaKind::Video, Rendition::default(), &[canonical], &run, &mut scene.out);
         scene.take_rtp();
         scene.now += Duration::from_millis(500);
         sender_reports(&scene.report().expect("due").1)[0].1
@@ -440,8 +454,8 @@ fn a_replayed_request_is_not_heard_again() {
     let mut scene = Scene::new(20);
     let first = scene.send(MediaKind::Video, 8)[0].index;
     let datagram = scene.nack(&[first as u16 + 2]);
-    let asked = vec![Asked::Resend { kind: MediaKind::Video, seqs: vec![10_002] }];
-    assert_eq!(scene.hear(&datagram), (true, asked));
+    let (authentic, asked) = scene.hear(&datagram);
+    assert_eq!((authentic, resends(&asked)), (true, vec![10_002]));
     assert_eq!(scene.hear(&datagram), (false, vec![]));
 }
 
@@ -472,13 +486,7 @@ fn numbers_that_were_never_sent_are_not_looked_for() {
     for seq in [first.wrapping_add(8), first.wrapping_add(20_000), first.wrapping_sub(1)] {
         let datagram = scene.nack(&[seq]);
         let (authentic, asked) = scene.hear(&datagram);
-        let looked_for: Vec<u64> = asked
-            .into_iter()
-            .flat_map(|a| match a {
-                Asked::Resend { seqs, .. } => seqs,
-                Asked::Keyframe => panic!("a NACK asks for packets"),
-            })
-            .collect();
+        let looked_for = resends(&asked);
         assert!(authentic && looked_for.iter().all(|s| (10_000..10_008).contains(s)), "{seq}: {looked_for:?}");
     }
 }
@@ -493,11 +501,8 @@ fn a_viewer_that_claims_to_lose_everything_gets_half_as_much_again_at_most() {
         // All of the last second, over and over.
         let seqs: Vec<u16> = (0..500).map(|back| (opened[15].index as u16).wrapping_sub(back)).collect();
         let datagram = scene.nack(&seqs);
-        for asked in scene.hear(&datagram).1 {
-            let Asked::Resend { seqs, .. } = asked else { panic!("a NACK asks for packets") };
-            for seq in seqs {
-                resent += scene.resend(seq).iter().map(|p| p.payload.len() - OSN_BYTES).sum::<usize>();
-            }
+        for seq in resends(&scene.hear(&datagram).1) {
+            resent += scene.resend(seq).iter().map(|p| p.payload.len() - OSN_BYTES).sum::<usize>();
         }
         scene.sent.drain(..scene.sent.len().saturating_sub(1024));
     }
@@ -522,11 +527,7 @@ fn a_datagram_asks_for_512_packets_at_most() {
         }
         scene.viewer.seal_rtcp(&mut packet).expect("indices are left");
         let (authentic, asked) = scene.hear(&packet);
-        let count = |asked: &Asked| match asked {
-            Asked::Resend { seqs, .. } => seqs.len(),
-            Asked::Keyframe => 0,
-        };
-        assert_eq!((authentic, asked.iter().map(count).sum::<usize>()), (true, 512), "{numbers} in a NACK");
+        assert_eq!((authentic, resends(&asked).len()), (true, 512), "{numbers} in a NACK");
     }
 }
 
@@ -566,7 +567,7 @@ fn the_mid_is_sent_until_the_viewer_knows_the_stream() {
         let packets = [scene.packet(MediaKind::Video, scene.next_seq[MediaKind::Video as usize])];
         scene.next_seq[MediaKind::Video as usize] += 1;
         let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
-        scene.egress.write(MediaKind::Video, &packets, &run, &mut scene.out);
+        scene.egress.write(MediaKind::Video, Rendition::default(), &packets, &run, &mut scene.out);
         scene.take()[0].len()
     };
     let with_mid = bytes(&mut scene);
@@ -592,7 +593,7 @@ fn media_follows_the_nominated_pair() {
         let packets = [scene.packet(MediaKind::Video, 10_000 + scene.next_seq[0])];
         scene.next_seq[0] += 1;
         let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
-        scene.egress.write(MediaKind::Video, &packets, &run, &mut scene.out);
+        scene.egress.write(MediaKind::Video, Rendition::default(), &packets, &run, &mut scene.out);
         scene.now += Duration::from_secs(1);
         scene.egress.report_if_due(scene.now, UNIX_AT_START, &mut scene.out);
         scene.resend_if_granted(&packets[0]);
@@ -615,7 +616,10 @@ fn without_a_nominated_pair_nothing_is_sent() {
     scene.egress = keys(|keys| Egress::new(keys, tracks, "manycast".into(), None, &mut rng));
     let packets = [scene.packet(MediaKind::Video, 10_000)];
     let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
-    assert_eq!(scene.egress.write(MediaKind::Video, &packets, &run, &mut scene.out), Written::NotWanted);
+    assert_eq!(
+        scene.egress.write(MediaKind::Video, Rendition::default(), &packets, &run, &mut scene.out),
+        Written::NotWanted
+    );
     scene.egress.say_bye(&mut scene.out);
     assert!(scene.out.is_empty());
 }

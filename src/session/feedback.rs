@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
-use super::egress::{Asked, Reported, TrackSetup};
+use super::egress::{Asked, Lost, Reported, Splice, TrackSetup};
 use super::negotiate::BoundFormat;
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::open::RtcpOpener;
@@ -30,6 +30,28 @@ const RESEND_BYTES_MAX: u64 = 256 * 1024;
 /// NACKed numbers of one RTCP datagram that are looked at.
 const NACKS_MAX: usize = 512;
 
+/// Splices that a NACK may still mean. A viewer that is spliced more often within a round trip loses a repair.
+const SPLICES_REMEMBERED: usize = 4;
+
+/// What a viewer's numbers meant before the splice that is valid now.
+#[derive(Default)]
+pub(super) struct Past(VecDeque<(MediaKind, Splice)>);
+
+impl Past {
+    pub fn remember(&mut self, kind: MediaKind, splice: Splice) {
+        if self.0.len() >= SPLICES_REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back((kind, splice));
+    }
+
+    /// The splice that gave out `out_seq`, `current` or one before it.
+    pub fn splice_of(&self, current: Splice, kind: MediaKind, out_seq: u64) -> Option<Splice> {
+        let past = self.0.iter().rev().filter(|(k, _)| *k == kind).map(|(_, splice)| *splice);
+        std::iter::once(current).chain(past).find(|s| out_seq >= s.first_seq)
+    }
+}
+
 pub(super) struct Feedback {
     opener: RtcpOpener,
     sealer: RtcpSealer,
@@ -37,7 +59,8 @@ pub(super) struct Feedback {
     tracks: Vec<Track>,
     /// Packets sent at the last report; no media, no report.
     reported_packets: u32,
-    /// Recently sent again: canonical number, when, how often.
+    pub past: Past,
+    /// Recently sent again: number in the viewer's numbering, when, how often.
     resends: VecDeque<(MediaKind, u64, Instant, u8)>,
     /// Bytes that may be sent again.
     allowance: u64,
@@ -86,6 +109,7 @@ impl Feedback {
             cname,
             tracks,
             reported_packets: 0,
+            past: Past::default(),
             resends: VecDeque::new(),
             allowance: RESEND_BYTES_MAX / 4,
             round_trip: Duration::ZERO,
@@ -150,13 +174,13 @@ impl Feedback {
         Some(&self.buffer)
     }
 
-    /// See [`Egress::handle_rtcp`](super::egress::Egress::handle_rtcp). `locate` finds the canonical number behind an SSRC
-    /// and sequence number.
+    /// See [`Egress::handle_rtcp`](super::egress::Egress::handle_rtcp). `locate` finds the packet behind an SSRC and
+    /// sequence number.
     pub fn handle_rtcp(
         &mut self,
         now: Instant,
         data: &[u8],
-        locate: impl Fn(u32, u16) -> Option<(MediaKind, u64)>,
+        locate: impl Fn(&Past, u32, u16) -> Option<Lost>,
         kind_of: impl Fn(u32) -> Option<MediaKind>,
         mut ask: impl FnMut(Asked),
     ) -> bool {
@@ -180,7 +204,7 @@ impl Feedback {
         now: Instant,
         packet: Rtcp,
         nacks_left: &mut usize,
-        locate: &impl Fn(u32, u16) -> Option<(MediaKind, u64)>,
+        locate: &impl Fn(&Past, u32, u16) -> Option<Lost>,
         kind_of: &impl Fn(u32) -> Option<MediaKind>,
         ask: &mut impl FnMut(Asked),
     ) {
@@ -210,10 +234,7 @@ impl Feedback {
             }
             Rtcp::Nack { media, lost, .. } => {
                 let lost = lost.take(*nacks_left).inspect(|_| *nacks_left -= 1);
-                let located: Vec<(MediaKind, u64)> = lost.filter_map(|seq| locate(media, seq)).collect();
-                if let Some((kind, _)) = located.first() {
-                    ask(Asked::Resend { kind: *kind, seqs: located.iter().map(|(_, seq)| *seq).collect() });
-                }
+                lost.filter_map(|seq| locate(&self.past, media, seq)).for_each(|lost| ask(Asked::Resend(lost)));
             }
             _ => {}
         }

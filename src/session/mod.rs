@@ -22,12 +22,12 @@ use str0m::{Candidate, Event as RtcEvent, IceConnectionState};
 use tracing::{debug, field, info, warn};
 
 use crate::datagram::{SendBatch, SocketId};
-use crate::id::{SessionId, StreamId};
+use crate::id::{Rid, SessionId, StreamId};
 use crate::limits;
 use crate::srtp::dtls::{KeySlot, Observed};
 use crate::units::Instant;
 use crate::wire::packet::MediaPacket;
-use crate::wire::sdp::{self, Offer};
+use crate::wire::sdp;
 use egress::{Egress, TrackSetup};
 use peer::{Peer, PeerError};
 use publisher::Publisher;
@@ -107,7 +107,7 @@ pub struct Session {
     pending: VecDeque<Output>,
     /// str0m must be told the time before its output is complete: packets or requests were put in.
     touched: bool,
-    /// The offer's text, replayed with new credentials at an ICE restart.
+    /// The offer as str0m has read it, replayed with new credentials at an ICE restart.
     offer: Box<str>,
     observed: Observed,
 }
@@ -175,8 +175,8 @@ impl Session {
         Session::new(now, id, stream, peer, Plane::Viewer(plane))
     }
 
-    fn with(mut self, offer: &Offer, observed: Observed) -> Session {
-        self.offer = offer.sdp.as_str().into();
+    fn with(mut self, offer: String, observed: Observed) -> Session {
+        self.offer = offer.into();
         self.observed = observed;
         self
     }
@@ -235,7 +235,9 @@ impl Session {
             && self.state == State::Live
             && publisher.pli_due(now)
         {
-            self.request_keyframe();
+            for layer in 0..limits::LAYERS_MAX {
+                self.request_keyframe(layer as u8);
+            }
         }
     }
 
@@ -256,8 +258,14 @@ impl Session {
         self.peer.take_suppressed()
     }
 
-    /// Asks this publisher's encoder for a keyframe. False when it sends no video or is not connected.
-    pub fn request_keyframe(&mut self) -> bool {
+    /// Names of a publisher's simulcast layers, in the order of the offer.
+    pub fn rids(&self) -> impl Iterator<Item = Rid> + use<'_> {
+        let Plane::Publisher(publisher) = &self.plane else { return None.into_iter().flatten() };
+        Some(publisher.rids()).into_iter().flatten()
+    }
+
+    /// Asks this publisher's encoder for a keyframe of a layer. False when it does not send that, or is not connected.
+    pub fn request_keyframe(&mut self, layer: u8) -> bool {
         let Plane::Publisher(publisher) = &self.plane else {
             return false;
         };
@@ -265,7 +273,7 @@ impl Session {
             return false;
         }
         self.touched = true;
-        self.peer.with_rtc(|rtc| Ok(publisher.request_keyframe(rtc))).unwrap_or_else(|e| {
+        self.peer.with_rtc(|rtc| Ok(publisher.request_keyframe(rtc, layer))).unwrap_or_else(|e| {
             self.fail(e);
             false
         })
@@ -293,8 +301,7 @@ impl Session {
     pub fn restart_ice(&mut self, ufrag: &str, pwd: &str, candidates: &[String]) -> Result<IceRestart, String> {
         // str0m takes an offer that differs in its ICE credentials only for a restart.
         let sdp = sdp::with_ice(&self.offer, ufrag, pwd, candidates);
-        let we_receive = self.role() == Role::Publisher;
-        let restarted = self.peer.with_rtc(|rtc| negotiate::restart(rtc, &sdp, we_receive));
+        let restarted = self.peer.with_rtc(|rtc| negotiate::restart(rtc, &sdp));
         match restarted {
             Ok(creds) => {
                 self.touched = true;

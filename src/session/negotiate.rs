@@ -9,20 +9,22 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use str0m::change::SdpOffer;
 use str0m::format::{self, CodecConfig, CodecSpec, FormatParams, PayloadParams};
-use str0m::media::{Frequency, MediaKind, Mid, Pt};
+use str0m::media::{Frequency, MediaKind, Mid, Pt, Rid};
 use str0m::net::TcpType;
 use str0m::rtp::{Extension, ExtensionMap};
-use str0m::{Candidate, IceCreds, Rtc};
+use str0m::{Candidate, IceCreds, Rtc, RtcConfig};
 
 use super::egress::{ExtensionIds, TrackSetup};
 use super::peer::{Candidates, Peer, PeerError};
 use super::publisher::Publisher;
 use super::{Session, ViewerSetup};
 use crate::id::{self, Generation, SessionId, StreamId};
-use crate::srtp::dtls::{self, Certificate, KeySlot, Observed};
+use crate::srtp::dtls::{self, Certificate};
 use crate::units::{Epoch, Instant};
 use crate::wire::codec::{Codec, Format};
-use crate::wire::sdp::{Offer, OfferedFormat};
+use crate::wire::sdp::{
+    AnswerError, Offer, OfferedFormat, OfferedMedia, Sending, SendingTrack, finish_answer, viewer_answer,
+};
 
 /// 16 characters of ufrag carry 96 bits: it is what finds a session, so it must not be guessed (RFC 8839 §5.4).
 const UFRAG_CHARS: usize = 16;
@@ -63,12 +65,14 @@ pub struct WatchRequest {
     /// refused; otherwise it accepts all of its formats that we pass through, so that a later publisher may use
     /// another codec.
     pub published: Vec<Format>,
+    /// The publisher sends several layers: what this viewer's path carries is worth estimating.
+    pub estimate: bool,
 }
 
 /// A session that has not met its client yet.
 pub struct Negotiated {
     pub session: Box<Session>,
-    /// str0m's answer, not yet finished by [`crate::wire::sdp`].
+    /// As it goes to the client.
     pub answer: String,
     pub local_ufrag: String,
     pub local_pwd: String,
@@ -92,9 +96,11 @@ pub enum NegotiationError {
     NoCommonCodec(String),
     #[error("the offer cannot be answered: {0}")]
     Unusable(String),
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
 }
 
-/// Builds a publisher's session (we receive).
+/// Builds a publisher's session (we receive). str0m negotiates and takes the media.
 ///
 /// # Errors
 /// [`NegotiationError`]: answered 422 by control.
@@ -110,23 +116,54 @@ pub fn publish(
             || request.video_codecs.is_empty()
             || request.video_codecs.contains(&f.format.codec)
     };
-    // Feedback for the sender's bandwidth estimation is worth it on the one leg that sends to us.
-    let mut extensions = common_extensions();
-    extensions.set(2, Extension::AbsoluteSendTime);
-    extensions.set(3, Extension::TransportSequenceNumber);
-    let built = build(now, config, offer, "sendonly", usable, extensions, true, rng)?;
-    let formats = built.media.into_iter().flat_map(|(_, _, formats)| formats).collect();
-    let publisher = Publisher::new(request.stream, request.generation, formats, request.pli_interval);
-    let session = Session::publisher(now, request.session, request.stream, built.peer, publisher);
+    let mut params = Vec::new();
+    for media in &offer.media {
+        let before = params.len();
+        params.extend(media.formats.iter().filter(|f| usable(f)).filter_map(payload_params));
+        if params.len() == before {
+            return Err(NegotiationError::NoCommonCodec(media.kind.to_string()));
+        }
+    }
+    let sdp = offer.sdp();
+    let creds = credentials(rng);
+    let (rtc, observed, answer) = fenced(|| {
+        let mut rtc_config = rtc_config(config, &creds).set_extension_map(publisher_extensions());
+        *rtc_config.codec_config() = CodecConfig::new_from_payload_params(params);
+        let (mut rtc, observed) = dtls::observe(|| rtc_config.build(config.epoch.to_std(now)));
+        start(&mut rtc, now, config)?;
+        let answer = rtc.sdp_api().accept_offer(read_offer(&sdp)?).map_err(|e| e.to_string())?;
+        Ok((rtc, observed, answer.to_sdp_string()))
+    })?;
+    let answer = finish_answer(&answer, offer)?;
+
+    let mut formats = Vec::new();
+    for offered in &offer.media {
+        let settled = rtc.media(Mid::from(offered.mid.as_str())).filter(|m| !m.disabled());
+        let bound = settled.map(|m| bound_formats(&rtc, m.remote_pts(), offered)).unwrap_or_default();
+        if bound.is_empty() {
+            return Err(NegotiationError::NoCommonCodec(offered.kind.to_string()));
+        }
+        formats.extend(bound);
+    }
+    let rids = offer.media(MediaKind::Video).map(|m| m.rids.iter().map(|rid| Rid::from(rid.as_str())).collect());
+    let rids = rids.unwrap_or_default();
+    let publisher = Publisher::new(request.stream, request.generation, formats, rids, request.pli_interval);
+    let peer = Peer::new(
+        rtc,
+        config.epoch,
+        Candidates { udp: config.candidates.clone(), tcp: config.tcp_candidates.clone() },
+        false,
+    );
+    let session = Session::publisher(now, request.session, request.stream, peer, publisher);
     Ok(Negotiated {
-        session: Box::new(session.with(offer, built.observed)),
-        answer: built.answer,
-        local_ufrag: built.creds.ufrag,
-        local_pwd: built.creds.pass,
+        session: Box::new(session.with(sdp, observed)),
+        answer,
+        local_ufrag: creds.ufrag,
+        local_pwd: creds.pass,
     })
 }
 
-/// Builds a viewer's session (we send).
+/// Builds a viewer's session (we send). str0m learns of the transport only: media is ours, and so is the answer.
 ///
 /// # Errors
 /// [`NegotiationError`]: answered 422 by control.
@@ -137,174 +174,156 @@ pub fn watch(
     request: WatchRequest,
     rng: &mut StdRng,
 ) -> Result<Negotiated, NegotiationError> {
-    // Without an estimator nobody reads transport-cc feedback, and each report costs 3 µs: not negotiated here.
-    let built = build(now, config, offer, "recvonly", |_| true, common_extensions(), false, rng)?;
     for published in &request.published {
-        let Some((_, _, formats)) = built.media.iter().find(|(kind, ..)| *kind == published.codec.kind()) else {
-            // The client does not want this kind at all.
-            continue;
-        };
-        let accepted: Vec<Format> = formats.iter().map(|f| f.format).collect();
+        // A client that does not want this kind at all has no m-line of it.
+        let Some(media) = offer.media(published.codec.kind()) else { continue };
+        let accepted: Vec<Format> = media.formats.iter().map(|f| f.format).collect();
         if Format::pick(&accepted, *published).is_none() {
             return Err(NegotiationError::NoCommonCodec(format!("the stream's {}", published.codec)));
         }
     }
-    let cname = cname(&built.answer).to_owned();
-    let viewer = ViewerSetup::new(built.tracks, built.keys, cname, rng.random());
-    let session = Session::viewer(now, request.session, request.stream, built.peer, viewer);
+    let transport = offer.transport();
+    let creds = credentials(rng);
+    let (rtc, observed, keys, candidates) = fenced(|| {
+        let rtc_config = rtc_config(config, &creds).clear_codecs().enable_opus(true, false);
+        let (mut rtc, observed, keys) = dtls::divert(|| rtc_config.build(config.epoch.to_std(now)));
+        let candidates = start(&mut rtc, now, config)?;
+        rtc.sdp_api().accept_offer(read_offer(&transport)?).map_err(|e| e.to_string())?;
+        Ok((rtc, observed, keys, candidates))
+    })?;
+
+    let (stream, cname) = (id::session_token(rng), id::session_token(rng));
+    let tracks = tracks(offer, request.estimate, rng);
+    let named: Vec<SendingTrack> = tracks.iter().map(|t| sending(t, rng)).collect();
+    let sending = Sending {
+        id: rng.random::<u64>() >> 1,
+        ufrag: &creds.ufrag,
+        pwd: &creds.pass,
+        fingerprint: &config.certificate.fingerprint(),
+        candidates: &candidates,
+        stream: &stream,
+        cname: &cname,
+        estimate: request.estimate,
+        tracks: &named,
+    };
+    let answer = viewer_answer(offer, &sending)?;
+    let viewer = ViewerSetup::new(tracks, keys, cname, rng.random());
+    let peer = Peer::new(
+        rtc,
+        config.epoch,
+        Candidates { udp: config.candidates.clone(), tcp: config.tcp_candidates.clone() },
+        true,
+    );
+    let session = Session::viewer(now, request.session, request.stream, peer, viewer);
     Ok(Negotiated {
-        session: Box::new(session.with(offer, built.observed)),
-        answer: built.answer,
-        local_ufrag: built.creds.ufrag,
-        local_pwd: built.creds.pass,
+        session: Box::new(session.with(transport, observed)),
+        answer,
+        local_ufrag: creds.ufrag,
+        local_pwd: creds.pass,
     })
 }
 
-struct Built {
-    peer: Peer,
-    answer: String,
-    creds: IceCreds,
-    media: Vec<(MediaKind, Mid, Vec<BoundFormat>)>,
-    /// What a viewer's own media plane needs; empty for a publisher.
-    tracks: Vec<TrackSetup>,
-    /// Stays empty for a publisher, whose keys are str0m's.
-    keys: KeySlot,
-    observed: Observed,
+fn credentials(rng: &mut StdRng) -> IceCreds {
+    IceCreds { ufrag: id::ice_chars(rng, UFRAG_CHARS), pass: id::ice_chars(rng, PWD_CHARS) }
 }
 
-#[expect(clippy::too_many_arguments, reason = "two callers side by side above; a struct would only rename them")]
-fn build(
-    now: Instant,
-    config: &PeerConfig,
-    offer: &Offer,
-    direction: &str,
-    usable: impl Fn(&OfferedFormat) -> bool,
-    extensions: ExtensionMap,
-    we_receive: bool,
-    rng: &mut StdRng,
-) -> Result<Built, NegotiationError> {
-    let mut params = Vec::new();
-    for media in &offer.media {
-        let accepted = media.formats.iter().filter(|f| usable(f)).filter_map(|f| payload_params(f, we_receive));
-        let before = params.len();
-        params.extend(accepted);
-        if params.len() == before {
-            return Err(NegotiationError::NoCommonCodec(media.kind.to_string()));
-        }
-    }
-    let creds = IceCreds { ufrag: id::ice_chars(rng, UFRAG_CHARS), pass: id::ice_chars(rng, PWD_CHARS) };
-    let sdp = SdpOffer::from_sdp_string(&force_direction(&offer.sdp, direction))
-        .map_err(|e| NegotiationError::Unusable(e.to_string()))?;
+/// str0m asserts on some inconsistent offers; the sanitiser knows those we know of, this catches the rest.
+fn fenced<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, NegotiationError> {
+    let result = catch_unwind(AssertUnwindSafe(work));
+    result.unwrap_or_else(|_| Err("inconsistent SDP".into())).map_err(NegotiationError::Unusable)
+}
 
-    // str0m asserts on some inconsistent offers; the sanitiser knows those we know of, this catches the rest.
-    let negotiated = catch_unwind(AssertUnwindSafe(|| {
-        let ((mut rtc, observed, keys), start) = {
-            let start = config.epoch.to_std(now);
-            let mut rtc_config = Rtc::builder()
-                .set_crypto_provider(config.crypto.clone())
-                .set_dtls_cert(config.certificate.to_str0m())
-                .set_ice_lite(true)
-                .set_rtp_mode(true)
-                .set_local_ice_credentials(creds.clone())
-                .set_extension_map(extensions);
-            *rtc_config.codec_config() = CodecConfig::new_from_payload_params(params);
-            let built = if we_receive {
-                let (rtc, observed) = dtls::observe(|| rtc_config.build(start));
-                (rtc, observed, KeySlot::default())
-            } else {
-                dtls::divert(|| rtc_config.build(start))
-            };
-            (built, start)
-        };
-        // Sets str0m's clock before anything else asks it.
-        let _ = rtc.handle_input(str0m::Input::Timeout(start));
-        for candidate in config.candidates.iter() {
-            let host = Candidate::host(*candidate, "udp").map_err(|e| e.to_string())?;
-            rtc.add_local_candidate(host);
-        }
-        for candidate in config.tcp_candidates.iter() {
-            // str0m's type preference for TCP is 36 below UDP's, so UDP wins wherever it works (RFC 6544 §4.2).
-            let host = Candidate::builder().tcp().host(*candidate).tcptype(TcpType::Passive).build();
-            rtc.add_local_candidate(host.map_err(|e| e.to_string())?);
-        }
-        let answer = rtc.sdp_api().accept_offer(sdp).map_err(|e| e.to_string())?;
-        Ok::<_, String>((rtc, observed, keys, answer.to_sdp_string()))
-    }))
-    .unwrap_or_else(|_| Err("inconsistent SDP".into()));
-    let (mut rtc, observed, keys, answer) = negotiated.map_err(NegotiationError::Unusable)?;
+fn rtc_config(config: &PeerConfig, creds: &IceCreds) -> RtcConfig {
+    Rtc::builder()
+        .set_crypto_provider(config.crypto.clone())
+        .set_dtls_cert(config.certificate.to_str0m())
+        .set_ice_lite(true)
+        .set_rtp_mode(true)
+        .set_local_ice_credentials(creds.clone())
+}
 
-    let mut media = Vec::new();
-    let mut tracks = Vec::new();
-    for offered in &offer.media {
-        let mid = Mid::from(offered.mid.as_str());
-        let bound = rtc.media(mid).filter(|m| !m.disabled()).map(|m| bound_formats(&rtc, m.remote_pts(), offered));
-        let formats = bound.unwrap_or_default();
-        if formats.is_empty() {
-            return Err(NegotiationError::NoCommonCodec(offered.kind.to_string()));
-        }
-        if !we_receive {
-            tracks.extend(take_track(&mut rtc, offered.kind, mid, &formats));
-        }
-        media.push((offered.kind, mid, formats));
+/// Sets str0m's clock, before anything else asks it, and our candidates; returns them as an answer writes them.
+fn start(rtc: &mut Rtc, now: Instant, config: &PeerConfig) -> Result<Vec<String>, String> {
+    let _ = rtc.handle_input(str0m::Input::Timeout(config.epoch.to_std(now)));
+    let mut written = Vec::with_capacity(config.candidates.len());
+    for candidate in config.candidates.iter() {
+        let host = Candidate::host(*candidate, "udp").map_err(|e| e.to_string())?;
+        written.extend(rtc.add_local_candidate(host).map(|known| known.to_sdp_string()));
     }
-    let candidates = Candidates { udp: config.candidates.clone(), tcp: config.tcp_candidates.clone() };
-    let peer = Peer::new(rtc, config.epoch, candidates, !we_receive);
-    Ok(Built { peer, answer, creds, media, tracks, keys, observed })
+    for candidate in config.tcp_candidates.iter() {
+        // str0m's type preference for TCP is 36 below UDP's, so UDP wins wherever it works (RFC 6544 §4.2).
+        let host = Candidate::builder().tcp().host(*candidate).tcptype(TcpType::Passive).build();
+        let host = host.map_err(|e| e.to_string())?;
+        written.extend(rtc.add_local_candidate(host).map(|known| known.to_sdp_string()));
+    }
+    Ok(written)
+}
+
+fn read_offer(sdp: &str) -> Result<SdpOffer, String> {
+    // A `sendrecv` offer becomes the one-way offer that it is used for; the sanitiser has written every direction out.
+    SdpOffer::from_sdp_string(&sdp.replace("a=sendrecv\r\n", "a=sendonly\r\n")).map_err(|e| e.to_string())
 }
 
 /// Replays the offer with the client's new credentials; returns ours.
-pub(super) fn restart(rtc: &mut Rtc, sdp: &str, we_receive: bool) -> Result<IceCreds, PeerError> {
-    let direction = if we_receive { "sendonly" } else { "recvonly" };
-    let offer = SdpOffer::from_sdp_string(&force_direction(sdp, direction))
-        .map_err(|e| str0m::RtcError::RemoteSdp(e.to_string()))?;
-    let mids: Vec<Mid> = offer_mids(sdp).collect();
-    rtc.sdp_api().accept_offer(offer)?;
-    if !we_receive {
-        // It has made streams to send on again.
-        for mid in mids {
-            let _ = take_track(rtc, MediaKind::Video, mid, &[]);
-        }
-    }
+pub(super) fn restart(rtc: &mut Rtc, sdp: &str) -> Result<IceCreds, PeerError> {
+    rtc.sdp_api().accept_offer(read_offer(sdp).map_err(str0m::RtcError::RemoteSdp)?)?;
     Ok(rtc.direct_api().local_ice_credentials())
 }
 
-fn offer_mids(sdp: &str) -> impl Iterator<Item = Mid> {
-    sdp.lines().filter_map(|l| l.strip_prefix("a=mid:")).map(|m| Mid::from(m.trim_end()))
+/// What we send, one for each m-line.
+fn tracks(offer: &Offer, estimate: bool, rng: &mut StdRng) -> Vec<TrackSetup> {
+    let mut taken = vec![0];
+    let mut ssrc = || {
+        loop {
+            let ssrc: u32 = rng.random();
+            if !taken.contains(&ssrc) {
+                taken.push(ssrc);
+                return ssrc;
+            }
+        }
+    };
+    let track = |media: &OfferedMedia| TrackSetup {
+        kind: media.kind,
+        mid: media.mid.clone(),
+        ssrc: ssrc(),
+        rtx_ssrc: media.formats.iter().any(|f| f.rtx.is_some()).then(&mut ssrc),
+        formats: media.formats.iter().map(bound_format).collect(),
+        extensions: extension_ids(media, estimate),
+    };
+    offer.media.iter().map(track).collect()
 }
 
-/// Takes a stream that we send on out of str0m's hands: its SSRCs and header extensions are in the answer, and from here
-/// on nobody but us may seal anything under them.
-pub(super) fn take_track(rtc: &mut Rtc, kind: MediaKind, mid: Mid, formats: &[BoundFormat]) -> Option<TrackSetup> {
-    let map = rtc.media(mid)?.remote_extmap().clone();
-    let id = |extension| map.id_of(extension).unwrap_or_default();
-    let extensions = ExtensionIds {
+fn sending(track: &TrackSetup, rng: &mut StdRng) -> SendingTrack {
+    SendingTrack { name: id::session_token(rng), ssrc: track.ssrc, rtx_ssrc: track.rtx_ssrc }
+}
+
+fn extension_ids(media: &OfferedMedia, estimate: bool) -> ExtensionIds {
+    let id = |extension: Extension| media.extension(extension.as_uri()).unwrap_or_default();
+    ExtensionIds {
         mid: id(Extension::RtpMid),
         audio_level: id(Extension::AudioLevel),
         video_orientation: id(Extension::VideoOrientation),
         abs_capture_time: id(Extension::AbsoluteCaptureTime),
-    };
-    let mut direct = rtc.direct_api();
-    let stream = direct.stream_tx_by_mid(mid, None)?;
-    let (ssrc, rtx_ssrc) = (stream.ssrc(), stream.rtx());
-    direct.remove_stream_tx(ssrc);
-    Some(TrackSetup {
-        kind,
-        mid: mid.to_string(),
-        ssrc: *ssrc,
-        rtx_ssrc: rtx_ssrc.map(|s| *s),
-        formats: formats.to_vec(),
-        extensions,
-    })
+        transport_cc: match media.kind {
+            MediaKind::Video if estimate => id(Extension::TransportSequenceNumber),
+            _ => 0,
+        },
+    }
 }
 
-/// The name that the answer gives us; the finished answer has the same for audio and video.
-fn cname(answer: &str) -> &str {
-    let attribute = answer.lines().find_map(|l| l.strip_prefix("a=ssrc:")?.split_once(" cname:"));
-    attribute.map_or("manycast", |(_, cname)| cname.trim_end())
+fn bound_format(offered: &OfferedFormat) -> BoundFormat {
+    BoundFormat {
+        payload_type: Pt::new_with_value(offered.payload_type),
+        format: offered.format,
+        rtx: offered.rtx.map(Pt::new_with_value),
+        nack: offered.nack,
+        pli: offered.pli,
+        fir: offered.fir,
+    }
 }
 
 /// The payload types of one m-line as str0m settled them.
-fn bound_formats(rtc: &Rtc, remote: &[Pt], offered: &crate::wire::sdp::OfferedMedia) -> Vec<BoundFormat> {
+fn bound_formats(rtc: &Rtc, remote: &[Pt], offered: &OfferedMedia) -> Vec<BoundFormat> {
     let of = |pt: Pt| offered.formats.iter().find(|f| f.payload_type == *pt);
     let params = rtc.codec_config().params().iter().filter(|p| remote.contains(&p.pt()));
     params
@@ -323,7 +342,7 @@ fn bound_formats(rtc: &Rtc, remote: &[Pt], offered: &crate::wire::sdp::OfferedMe
 
 /// Every format that the client offers is configured exactly as it offers it: payload types and profiles are then
 /// its own, and nothing is refused only because str0m's built-in table spells a profile differently.
-fn payload_params(offered: &OfferedFormat, transport_cc: bool) -> Option<PayloadParams> {
+fn payload_params(offered: &OfferedFormat) -> Option<PayloadParams> {
     let codec = match offered.format.codec {
         Codec::Opus => format::Codec::Opus,
         Codec::Vp8 => format::Codec::Vp8,
@@ -344,21 +363,25 @@ fn payload_params(offered: &OfferedFormat, transport_cc: bool) -> Option<Payload
     params.set_fb_pli(offered.pli);
     params.set_fb_fir(offered.fir);
     params.set_fb_remb(offered.remb);
-    params.set_fb_transport_cc(offered.transport_cc && transport_cc);
+    params.set_fb_transport_cc(offered.transport_cc);
     Some(params)
 }
 
-/// What passes from end to end, and the mid that BUNDLE needs. The ids are only proposals: the offer's win.
-fn common_extensions() -> ExtensionMap {
+/// What passes from end to end, the mid that BUNDLE needs, and, on the one leg that sends to us, feedback for the sender's
+/// bandwidth estimation. The ids are only proposals: the offer's win.
+fn publisher_extensions() -> ExtensionMap {
     let mut map = ExtensionMap::empty();
     map.set(1, Extension::AudioLevel);
+    map.set(10, Extension::RtpStreamId);
+    map.set(11, Extension::RepairedRtpStreamId);
+    map.set(2, Extension::AbsoluteSendTime);
+    map.set(3, Extension::TransportSequenceNumber);
     map.set(4, Extension::RtpMid);
     map.set(9, Extension::AbsoluteCaptureTime);
     map.set(13, Extension::VideoOrientation);
     map
 }
 
-/// A `sendrecv` offer becomes the one-way offer that it is used for; the sanitiser has written every direction out.
-fn force_direction(sdp: &str, direction: &str) -> String {
-    sdp.replace("a=sendrecv\r\n", &format!("a={direction}\r\n"))
-}
+#[cfg(test)]
+#[path = "negotiate_tests.rs"]
+mod tests;

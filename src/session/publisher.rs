@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use str0m::Rtc;
-use str0m::media::{KeyframeRequestKind, MediaKind, Pt};
+use str0m::media::{KeyframeRequestKind, MediaKind, Pt, Rid};
 use str0m::rtp::{ExtensionValues, RtpPacket};
 
 use super::capture::CaptureClock;
 use super::negotiate::BoundFormat;
-use crate::id::{Generation, StreamId};
+use crate::id::{self, Generation, StreamId};
+use crate::limits::LAYERS_MAX;
 use crate::units::Instant;
 use crate::wire::codec::{Codec, Format};
+use crate::wire::descriptor::{Descriptor, LayerInfo};
 use crate::wire::keyframe::{self, KeyframeStart};
 use crate::wire::packet::{EndToEnd, MediaPacket};
-use crate::wire::vp8::Vp8Header;
+use crate::wire::{vp8, vp9};
 
 /// A peer that sends one audio and one video track at most.
 pub(super) struct Publisher {
@@ -21,18 +23,22 @@ pub(super) struct Publisher {
     generation: Generation,
     /// What the answer accepted.
     formats: Vec<BoundFormat>,
-    /// What each kind carries now; `None` before its first packet.
-    tracks: [Option<Track>; 2],
+    /// Names of the simulcast layers in the order of the offer; empty without simulcast.
+    rids: Vec<Rid>,
+    /// What is carried now; `None` before the first packet.
+    audio: Option<Track>,
+    /// By layer.
+    video: [Option<Track>; LAYERS_MAX],
     pli: Option<PeriodicPli>,
     clock: CaptureClock,
-    /// RTP timestamp of the access unit whose parameter sets came last.
-    parameters_at: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
 struct Track {
     ssrc: u32,
     payload_type: Pt,
+    /// RTP timestamp of the access unit whose parameter sets came last.
+    parameters_at: Option<u32>,
 }
 
 struct PeriodicPli {
@@ -54,6 +60,7 @@ impl Publisher {
         stream: StreamId,
         generation: Generation,
         formats: Vec<BoundFormat>,
+        rids: Vec<Rid>,
         pli_interval: Option<Duration>,
     ) -> Publisher {
         let pli = pli_interval.map(|interval| PeriodicPli { interval, next: Instant::FAR_FUTURE });
@@ -61,10 +68,11 @@ impl Publisher {
             stream,
             generation,
             formats,
-            tracks: [None, None],
+            rids,
+            audio: None,
+            video: [None; LAYERS_MAX],
             pli,
             clock: CaptureClock::default(),
-            parameters_at: None,
         }
     }
 
@@ -80,11 +88,18 @@ impl Publisher {
         let bound = self.formats.iter().find(|f| f.payload_type == payload_type)?;
         let format = bound.format;
         let kind = format.codec.kind();
-        let track = &mut self.tracks[kind as usize];
+        let layer = match kind {
+            MediaKind::Audio => 0,
+            MediaKind::Video => self.layer_of(rtc, ssrc)?,
+        };
+        let track = match kind {
+            MediaKind::Audio => &mut self.audio,
+            MediaKind::Video => &mut self.video[usize::from(layer)],
+        };
         let same = track.is_some_and(|t| t.ssrc == ssrc && t.payload_type == payload_type);
         let mut started = None;
         if !same {
-            *track = Some(Track { ssrc, payload_type });
+            *track = Some(Track { ssrc, payload_type, parameters_at: None });
             started = Some(TrackStarted { kind, format, payload_type: *payload_type, ssrc });
             if bound.nack && bound.rtx.is_none() {
                 // OBS resends in-band on its only SSRC; str0m asks for nothing without RTX unless told to.
@@ -98,14 +113,16 @@ impl Publisher {
                 pli.next = now + pli.interval;
             }
         }
-        let vp8 = (format.codec == Codec::Vp8).then(|| Vp8Header::parse(&rtp.payload)).flatten();
-        let starts_keyframe = self.starts_keyframe(format.codec, rtp.header.timestamp, &rtp.payload);
+        let descriptor = describe(format.codec, &rtp.payload, rtp.header.marker);
+        let starts_keyframe =
+            track.as_mut().is_some_and(|t| t.starts_keyframe(format.codec, rtp.header.timestamp, &rtp.payload));
         let clock_rate = if kind == MediaKind::Audio { 48_000 } else { 90_000 };
         let report = rtp.last_sender_info.map(|r| (ntp(r.ntp_time), r.rtp_time.numer() as u32));
         let captured = self.clock.captured(now, rtp.header.timestamp, clock_rate, report);
         let packet = MediaPacket {
             stream: self.stream,
             kind,
+            layer,
             generation: self.generation,
             format,
             ssrc,
@@ -113,7 +130,7 @@ impl Publisher {
             timestamp: rtp.header.timestamp,
             marker: rtp.header.marker,
             starts_keyframe,
-            vp8,
+            descriptor,
             extensions: end_to_end(&rtp.header.ext_vals),
             arrival: now,
             captured,
@@ -122,19 +139,26 @@ impl Publisher {
         Some((packet, started))
     }
 
-    /// Whether a decoder can start on this packet. Parameter sets (H264, H265) come first in their access unit and in
-    /// packets of their own: who starts on the picture behind them has missed them.
-    fn starts_keyframe(&mut self, codec: Codec, timestamp: u32, payload: &[u8]) -> bool {
-        match keyframe::keyframe_start(codec, payload) {
-            None => false,
-            Some(KeyframeStart::Parameters) => self.parameters_at.replace(timestamp) != Some(timestamp),
-            Some(KeyframeStart::Picture) => self.parameters_at != Some(timestamp),
-        }
+    pub fn rids(&self) -> impl Iterator<Item = id::Rid> + use<'_> {
+        self.rids.iter().filter_map(|rid| id::Rid::new(rid))
     }
 
-    /// Asks the encoder for a keyframe; false while there is no video.
-    pub fn request_keyframe(&self, rtc: &mut Rtc) -> bool {
-        let Some(track) = self.tracks[MediaKind::Video as usize] else {
+    /// By SSRC, which a layer shows with its rid in the first packets only. `None`: a rid that was not offered.
+    fn layer_of(&self, rtc: &mut Rtc, ssrc: u32) -> Option<u8> {
+        if self.rids.is_empty() {
+            return Some(0);
+        }
+        let known = self.video.iter().position(|t| t.is_some_and(|t| t.ssrc == ssrc));
+        let of_rid = || {
+            let rid = rtc.direct_api().stream_rx(&ssrc.into())?.rid()?;
+            self.rids.iter().position(|r| *r == rid)
+        };
+        known.or_else(of_rid).map(|layer| layer as u8)
+    }
+
+    /// Asks a layer's encoder for a keyframe; false while it sends nothing.
+    pub fn request_keyframe(&self, rtc: &mut Rtc, layer: u8) -> bool {
+        let Some(track) = self.video[usize::from(layer)] else {
             return false;
         };
         // PLI wherever it was negotiated, FIR only for those that know nothing else (RFC 4585 §6.3.1, RFC 5104 §4.3.1).
@@ -165,6 +189,31 @@ impl Publisher {
     pub fn next_timeout(&self) -> Instant {
         self.pli.as_ref().map_or(Instant::FAR_FUTURE, |p| p.next)
     }
+}
+
+impl Track {
+    /// Whether a decoder can start on this packet. Parameter sets (H264, H265) come first in their access unit and in
+    /// packets of their own: who starts on the picture behind them has missed them.
+    fn starts_keyframe(&mut self, codec: Codec, timestamp: u32, payload: &[u8]) -> bool {
+        match keyframe::keyframe_start(codec, payload) {
+            None => false,
+            Some(KeyframeStart::Parameters) => self.parameters_at.replace(timestamp) != Some(timestamp),
+            Some(KeyframeStart::Picture) => self.parameters_at != Some(timestamp),
+        }
+    }
+}
+
+/// One layer, where the codec has no layers or the packet cannot be read.
+fn describe(codec: Codec, payload: &[u8], marker: bool) -> Descriptor {
+    let parsed = match codec {
+        Codec::Vp8 => vp8::parse(payload, marker),
+        Codec::Vp9 => vp9::parse(payload),
+        _ => None,
+    };
+    parsed.unwrap_or(Descriptor {
+        layer: LayerInfo { up_switch: true, ends_frame: marker, ..LayerInfo::default() },
+        ..Descriptor::default()
+    })
 }
 
 /// Only what is said from end to end passes.

@@ -14,7 +14,7 @@ use crate::id::{SessionId, ShardId};
 use crate::limits;
 use crate::metrics::DropReason;
 use crate::wire::classify::{Kind, classify};
-use crate::wire::stun::{StunKey, StunRequest};
+use crate::wire::stun::{self, StunKey, StunRequest};
 
 /// One end of a 4-tuple; the other one is the socket's address.
 pub(super) type Remote = (SocketId, SocketAddr);
@@ -56,6 +56,8 @@ pub(super) enum Gate {
     Stun {
         slot: Arc<Slot>,
         nominated: bool,
+        /// To be fed instead of the datagram.
+        repaired: Option<Vec<u8>>,
     },
     /// For a session of another shard.
     HandOver(ShardId),
@@ -121,7 +123,14 @@ impl Demux {
                 self.learn_foreign(slot.session, remote, owner);
                 Gate::HandOver(owner)
             }
-            _ => Gate::Stun { slot, nominated: request.use_candidate() },
+            _ => {
+                let repaired = match request.priority() {
+                    Some(_) => None,
+                    // RFC 8445 §7.1.1 demands it, and so does str0m; FFmpeg 8.0 leaves it out.
+                    None => stun::with_priority(&request, &credential.key),
+                };
+                Gate::Stun { slot, nominated: request.use_candidate(), repaired }
+            }
         }
     }
 

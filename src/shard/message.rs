@@ -7,12 +7,16 @@ use str0m::media::MediaKind;
 
 use super::placement::Slot;
 use crate::datagram::SocketId;
-use crate::id::{Generation, SessionId, StreamId};
+pub use crate::forward::select::Wish;
+use crate::id::{Generation, SessionId, ShardId, StreamId};
 use crate::metrics::ShardFigures;
 pub use crate::session::{CloseReason, IceRestart};
 use crate::units::Instant;
 use crate::wire::codec::Format;
 use crate::wire::packet::MediaPacket;
+
+/// Layers that one stream is reported with: browsers and OBS send three, a fourth is for who sends more.
+pub const LAYERS_REPORTED_MAX: usize = 4;
 
 /// Which HTTP exchange waits for an answer from a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +35,8 @@ pub enum Command {
     AddCandidates { session: SessionId, candidates: Vec<String> },
     /// To the owner. Answered by [`Event::IceRestarted`].
     RestartIce { session: SessionId, request: RequestId, ufrag: String, pwd: String, candidates: Vec<String> },
+    /// To the owner: what a viewer wants to be sent of its stream's video. Sent once the viewer is connected.
+    SelectLayer { session: SessionId, wish: Wish },
     /// Close every session, then say [`Event::Stopped`].
     Stop,
 }
@@ -77,6 +83,8 @@ pub struct Report {
     pub figures: ShardFigures,
     /// Of publishers that viewers see now.
     pub tracks: Vec<TrackReport>,
+    /// Of publishers that viewers see now: at most [`LAYERS_REPORTED_MAX`] of each stream's video.
+    pub layers: Vec<LayerReport>,
 }
 
 /// One publisher's track on a shard. Cumulative since the session began.
@@ -91,6 +99,25 @@ pub struct TrackReport {
     pub last_packet: Instant,
 }
 
+/// One layer of a publisher's video, as it was in the last second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerReport {
+    pub stream: StreamId,
+    /// Empty without simulcast.
+    pub rid: Box<str>,
+    /// Packets of it come.
+    pub active: bool,
+    /// Bit/s.
+    pub bitrate: u64,
+    /// Pixels; 0 when unknown.
+    pub width: u16,
+    pub height: u16,
+    /// Highest spatial layer id seen.
+    pub spatial: u8,
+    /// Highest temporal layer id seen.
+    pub temporal: u8,
+}
+
 /// From shard to shard. Lossy: bounded, dropped and counted when the queue is full.
 #[derive(Debug)]
 pub enum PeerMessage {
@@ -98,8 +125,12 @@ pub enum PeerMessage {
     Media(Arc<MediaPacket>),
     /// A datagram of a session that the receiving shard owns.
     Datagram(Box<ForeignDatagram>),
-    /// A viewer needs a keyframe of a stream whose publisher lives on the receiving shard.
-    KeyframeRequest { stream: StreamId },
+    /// A viewer needs a keyframe of a layer whose publisher lives on the receiving shard.
+    KeyframeRequest { stream: StreamId, layer: u8 },
+    /// Shard `from` has its first viewer of a layer whose publisher lives on the receiving shard.
+    PastRequest { stream: StreamId, layer: u8, from: ShardId },
+    /// The answer: what the publisher has sent of it since its last keyframe.
+    Past { stream: StreamId, packets: Box<[Arc<MediaPacket>]> },
 }
 
 /// A datagram that the kernel delivered to another shard than its session's.

@@ -5,8 +5,11 @@
 //! [`Shard::poll_peer`] and [`Shard::poll_event`]. Nothing here knows that threads or sockets exist.
 
 mod demux;
+mod layers;
 pub mod message;
 pub mod placement;
+mod publishing;
+mod start;
 mod timers;
 mod viewers;
 
@@ -17,24 +20,24 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
-use str0m::media::MediaKind;
 use tracing::{debug, info, trace};
 
 use crate::datagram::{Received, SendBatch, SocketId};
 use crate::forward::burst::Segmenting;
 use crate::forward::canonical::Refused;
-use crate::forward::fanout::{Fanout, Taken};
-use crate::forward::keyframes::KeyframeRequests;
+use crate::forward::fanout::{Fanout, NotTaken};
 use crate::id::{Generation, SessionId, ShardId, StreamId};
 use crate::limits;
 use crate::metrics::{Counters, DropReason, ShardFigures};
-use crate::session::{CloseReason, Output, Role, Session, TrackStarted};
+use crate::session::{CloseReason, Output, Role, Session};
 use crate::units::Instant;
 use crate::wire::classify::Kind;
 use crate::wire::packet::MediaPacket;
 use demux::{Demux, Gate, Remote};
-use message::{Command, Event, ForeignDatagram, PeerMessage, Report, TrackReport};
+use message::{Command, Event, ForeignDatagram, PeerMessage, Report};
 use placement::Slot;
+use publishing::Publishing;
+use start::Starts;
 use timers::{Armed, Timers};
 use viewers::{Resend, Viewer};
 
@@ -51,6 +54,7 @@ pub struct Shard {
     viewers: Slab<Viewer>,
     /// Granted, and waiting for their turn; at most [`limits::RESEND_QUEUE_PACKETS`].
     resends: VecDeque<Resend>,
+    starts: Starts,
     config: ShardConfig,
     timers: Timers,
     peers: VecDeque<(ShardId, PeerMessage)>,
@@ -61,6 +65,8 @@ pub struct Shard {
     /// Copies of this round: when their packets had been received, and how many in a row.
     copied: Vec<(Instant, u64)>,
     next_report: Instant,
+    /// When viewers of streams with several layers are looked at next.
+    next_select: Instant,
     stopping: bool,
 }
 
@@ -89,14 +95,6 @@ struct Entry {
     broken_rtcp: RateLimit,
 }
 
-/// A publisher's side of an entry.
-struct Publishing {
-    /// Viewers see it.
-    active: bool,
-    keyframes: KeyframeRequests,
-    tracks: [Option<TrackReport>; 2],
-}
-
 /// Lets one log line pass in ten seconds.
 #[derive(Default)]
 struct RateLimit(Option<Instant>);
@@ -122,6 +120,7 @@ impl Shard {
             fanout: Fanout::new(id, config.segmenting),
             viewers: Slab::new(),
             resends: VecDeque::new(),
+            starts: Starts::default(),
             config,
             timers: Timers::new(),
             peers: VecDeque::new(),
@@ -130,6 +129,7 @@ impl Shard {
             counters: Counters::default(),
             copied: Vec::new(),
             next_report: Instant::ZERO + limits::REPORT_INTERVAL,
+            next_select: Instant::FAR_FUTURE,
             stopping: false,
         }
     }
@@ -154,7 +154,9 @@ impl Shard {
                 let datagram = Received { socket: d.socket, remote: d.remote, data: &d.data };
                 self.route_datagram(now, datagram, true, out);
             }
-            PeerMessage::KeyframeRequest { stream } => self.request_keyframe_here(now, stream, out),
+            PeerMessage::KeyframeRequest { stream, layer } => self.request_keyframe_here(now, stream, layer, out),
+            PeerMessage::PastRequest { stream, layer, from } => self.send_past(stream, layer, from),
+            PeerMessage::Past { stream, packets } => self.handle_past(now, stream, &packets),
         }
     }
 
@@ -177,6 +179,7 @@ impl Shard {
                     .unwrap_or_else(|| Err("the session has ended".into()));
                 self.events.push_back(Event::IceRestarted { session, request, result });
             }
+            Command::SelectLayer { session, wish } => self.handle_wish(now, session, wish, out),
             Command::Stop => {
                 self.stopping = true;
                 let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
@@ -196,15 +199,13 @@ impl Shard {
                 continue;
             }
             entry.session.handle_timeout(now);
-            if let Some(publishing) = &mut entry.publishing
-                && publishing.keyframes.poll(now)
-                && entry.session.request_keyframe()
-            {
-                self.counters.keyframe_requests_sent += 1;
-            }
+            self.poll_publishing(now, key);
             self.drain(now, key, out);
         }
+        self.handle_overdue(now);
+        self.select_all(now, out);
         if now >= self.next_report {
+            self.arm_select(now);
             self.next_report = now + limits::REPORT_INTERVAL;
             let report = self.report(now);
             self.events.push_back(Event::Report(Box::new(report)));
@@ -213,7 +214,7 @@ impl Shard {
 
     /// When to call [`Self::handle_timeout`].
     pub fn next_timeout(&self) -> Instant {
-        self.timers.next().min(self.next_report).min(self.held_until().unwrap_or(Instant::FAR_FUTURE))
+        self.timers.next().min(self.next_report).min(self.next_select).min(self.next_transmit())
     }
 
     /// The next message for another shard. What its queue does not take is given back to [`Self::peer_queue_full`].
@@ -246,7 +247,11 @@ impl Shard {
     fn route_datagram(&mut self, now: Instant, datagram: Received, handed_over: bool, out: &mut SendBatch) {
         match self.demux.gate(&datagram, handed_over) {
             Gate::Session { key, kind } => self.feed(now, key, kind, datagram, out),
-            Gate::Stun { slot, nominated } => self.feed_stun(now, slot, nominated, datagram, out),
+            Gate::Stun { slot, nominated, repaired: None } => self.feed_stun(now, slot, nominated, datagram, out),
+            Gate::Stun { slot, nominated, repaired: Some(data) } => {
+                self.counters.stun_repaired += 1;
+                self.feed_stun(now, slot, nominated, Received { data: &data, ..datagram }, out);
+            }
             Gate::HandOver(_) if handed_over => self.counters.drops.count(DropReason::Misrouted),
             Gate::HandOver(owner) => {
                 self.counters.datagrams_handed_over += 1;
@@ -327,11 +332,7 @@ impl Shard {
             "ICE checking");
         self.counters.sessions_started += 1;
         let id = session.id;
-        let publishing = (session.role() == Role::Publisher).then(|| Publishing {
-            active: false,
-            keyframes: KeyframeRequests::new(),
-            tracks: [None, None],
-        });
+        let publishing = (session.role() == Role::Publisher).then(|| Publishing::new(&session));
         let key = self.sessions.insert(Entry {
             session,
             slot,
@@ -404,8 +405,8 @@ impl Shard {
         }
         let entry = &mut self.sessions[key];
         self.counters.str0m_media_suppressed += entry.session.take_suppressed();
-        let keyframes = entry.publishing.as_ref().map_or(Instant::FAR_FUTURE, |p| p.keyframes.next_timeout());
-        let deadline = entry.session.next_timeout().min(keyframes);
+        let publishing = entry.publishing.as_ref().map_or(Instant::FAR_FUTURE, Publishing::next_timeout);
+        let deadline = entry.session.next_timeout().min(publishing);
         self.timers.arm(key, &mut entry.armed, deadline);
     }
 
@@ -421,130 +422,48 @@ impl Shard {
         self.drain(now, key, out);
     }
 
-    fn handle_track(&mut self, now: Instant, key: usize, track: TrackStarted) {
-        let entry = &mut self.sessions[key];
-        let stream = entry.session.stream;
-        if let Some(publishing) = &mut entry.publishing {
-            publishing.tracks[track.kind as usize] = Some(TrackReport {
-                stream,
-                kind: track.kind,
-                format: track.format,
-                packets: 0,
-                bytes: 0,
-                last_packet: now,
-            });
-        }
-        let event = Event::TrackStarted { session: entry.session.id, stream, kind: track.kind, format: track.format };
-        self.events.push_back(event);
-    }
-
-    /// A publisher's packet: once to each shard that has viewers of its kind.
-    fn handle_media(&mut self, now: Instant, key: usize, packet: &Arc<MediaPacket>, out: &mut SendBatch) {
-        self.counters.media_received += 1;
-        self.counters.media_received_bytes += packet.payload.len() as u64;
-        if !self.is_active(now, key, packet.generation) {
-            return self.counters.drops.count(DropReason::Stale);
-        }
-        let entry = &mut self.sessions[key];
-        if let Some(publishing) = &mut entry.publishing {
-            if packet.starts_keyframe && packet.kind == MediaKind::Video {
-                self.counters.keyframes_received += 1;
-                publishing.keyframes.handle_keyframe(now);
-            }
-            if let Some(track) = &mut publishing.tracks[packet.kind as usize] {
-                track.packets += 1;
-                track.bytes += packet.payload.len() as u64;
-                track.last_packet = now;
-            }
-        }
-        let mut interest = entry.slot.stream.interest(packet.kind);
-        let mine = 1u64 << self.id.index();
-        if interest & mine != 0 {
-            self.forward_here(now, packet, out);
-            interest &= !mine;
-        }
-        while interest != 0 {
-            let shard = ShardId(interest.trailing_zeros() as u16);
-            interest &= interest - 1;
-            self.counters.peer_packets_sent += 1;
-            self.peers.push_back((shard, PeerMessage::Media(packet.clone())));
-        }
-    }
-
-    /// Whether viewers see this publisher. Its first authenticated RTP makes it so, unless a later one has come first.
-    fn is_active(&mut self, now: Instant, key: usize, generation: Generation) -> bool {
-        let entry = &mut self.sessions[key];
-        let Some(publishing) = &mut entry.publishing else { return false };
-        let stream = &entry.slot.stream;
-        let current = stream.active();
-        if current == generation {
-            return true;
-        }
-        if current > generation || !stream.activate(generation, self.id) {
-            // Somebody took over: this one is told goodbye. The drain that brought us here goes on and sees to it.
-            entry.session.close(now, CloseReason::TakenOver);
-            return false;
-        }
-        publishing.active = true;
-        self.publishers.insert(stream.id, key);
-        info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "publisher live");
-        let event = Event::PublisherActive { session: entry.session.id, stream: stream.id, generation };
-        self.events.push_back(event);
-        true
-    }
-
     /// Queues a packet for this shard's viewers.
     fn forward_here(&mut self, now: Instant, packet: &Arc<MediaPacket>, out: &mut SendBatch) {
-        let reason = match self.fanout.handle(packet) {
-            Taken::Queued | Taken::Unwatched => return,
-            Taken::Full => DropReason::TrackQueueFull,
-            Taken::Refused(Refused::Stale) => DropReason::Stale,
-            Taken::Refused(Refused::Padding) => DropReason::Padding,
-            Taken::Refused(Refused::AwaitingKeyframe) => {
-                if self.fanout.ask_for_keyframe(now, packet.stream) {
-                    self.request_keyframe(now, packet.stream, out);
-                }
-                DropReason::AwaitingKeyframe
-            }
-        };
-        self.counters.drops.count(reason);
+        let mut keyframe_wanted = false;
+        let drops = &mut self.counters.drops;
+        self.fanout.handle(now, packet, |not| {
+            keyframe_wanted |= not == NotTaken::Refused(Refused::AwaitingKeyframe);
+            drops.count(match not {
+                NotTaken::Full => DropReason::TrackQueueFull,
+                NotTaken::Refused(Refused::Stale) => DropReason::Stale,
+                NotTaken::Refused(Refused::Padding) => DropReason::Padding,
+                NotTaken::Refused(Refused::AwaitingKeyframe) => DropReason::AwaitingKeyframe,
+            });
+        });
+        if keyframe_wanted && self.fanout.ask_for_keyframe(now, packet.stream, packet.layer) {
+            self.request_keyframe(now, packet.stream, packet.layer, out);
+        }
     }
 
     /// Somebody on this shard needs a keyframe.
-    fn request_keyframe(&mut self, now: Instant, stream: StreamId, out: &mut SendBatch) {
+    fn request_keyframe(&mut self, now: Instant, stream: StreamId, layer: u8, out: &mut SendBatch) {
         if self.publishers.contains_key(&stream) {
-            self.request_keyframe_here(now, stream, out);
+            self.request_keyframe_here(now, stream, layer, out);
         } else {
-            self.send_keyframe_request(stream);
+            self.send_keyframe_request(stream, layer);
         }
     }
 
     /// A viewer says that it needs a keyframe, which it may do as often as it likes.
-    fn request_keyframe_for_viewer(&mut self, now: Instant, stream: StreamId, out: &mut SendBatch) {
+    fn request_keyframe_for_viewer(&mut self, now: Instant, stream: StreamId, layer: u8, out: &mut SendBatch) {
         self.counters.keyframe_requests_received += 1;
-        if self.publishers.contains_key(&stream) || self.fanout.pass_on_keyframe_request(now, stream) {
-            self.request_keyframe(now, stream, out);
+        if self.publishers.contains_key(&stream) || self.fanout.pass_on_keyframe_request(now, stream, layer) {
+            self.request_keyframe(now, stream, layer, out);
         }
     }
 
     /// Passes a request to the publisher's shard; to this one too, where it is the one: it comes back as a message.
-    fn send_keyframe_request(&mut self, stream: StreamId) {
+    fn send_keyframe_request(&mut self, stream: StreamId, layer: u8) {
         let Some(shared) = self.fanout.stream(stream) else { return };
         if shared.active() == Generation::default() {
             return; // Nobody publishes yet; the first keyframe will come by itself.
         }
-        self.peers.push_back((shared.publisher_shard(), PeerMessage::KeyframeRequest { stream }));
-    }
-
-    fn request_keyframe_here(&mut self, now: Instant, stream: StreamId, out: &mut SendBatch) {
-        let Some(&key) = self.publishers.get(&stream) else { return };
-        let Some(entry) = self.sessions.get_mut(key) else { return };
-        let Some(publishing) = &mut entry.publishing else { return };
-        publishing.keyframes.handle_request(now);
-        if publishing.keyframes.poll(now) && entry.session.request_keyframe() {
-            self.counters.keyframe_requests_sent += 1;
-        }
-        self.drain(now, key, out);
+        self.peers.push_back((shared.publisher_shard(), PeerMessage::KeyframeRequest { stream, layer }));
     }
 
     fn remove(&mut self, key: usize, reason: CloseReason) {
@@ -554,6 +473,7 @@ impl Shard {
         if let Some(viewer) = entry.viewer {
             self.fanout.leave(entry.slot.stream.id, viewer);
             self.resends.retain(|r| r.viewer != viewer);
+            self.starts.leave(viewer);
             self.viewers.remove(viewer);
         }
         self.by_id.remove(&id);
@@ -594,6 +514,8 @@ impl Shard {
             viewers: self.sessions.len() - publishers,
             backend: Vec::new(),
         };
-        Report { at: now, figures, tracks }
+        let active = self.sessions.iter().filter(|(_, e)| e.publishing.as_ref().is_some_and(|p| p.active));
+        let layers = active.flat_map(|(_, e)| publishing::layer_reports(&e.slot.stream)).collect();
+        Report { at: now, figures, tracks, layers }
     }
 }

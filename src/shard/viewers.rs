@@ -4,36 +4,39 @@ use str0m::media::MediaKind;
 use tracing::info;
 
 use super::Shard;
+use super::layers::Selection;
 use super::message::Event;
 use crate::datagram::SendBatch;
 use crate::id::StreamId;
 use crate::limits;
 use crate::metrics::DropReason;
 use crate::session::CloseReason;
-use crate::session::egress::{Asked, Egress, Granted, Written};
+use crate::session::egress::{Asked, Egress, Granted, Lost, Written};
 use crate::units::Instant;
 use crate::wire::classify::Kind;
-use crate::wire::packet::CanonicalPacket;
+use crate::wire::packet::{CanonicalPacket, Rendition};
 
 /// A connected viewer: what each copy needs, in one dense table.
 pub(super) struct Viewer {
     pub egress: Egress,
     /// Its session's key.
-    session: usize,
+    pub session: usize,
     /// Datagrams that a full socket did not take.
     unsent: u64,
+    pub selection: Selection,
 }
 
 /// A packet that a viewer has NACKed, with its number on the RTX stream.
 pub(super) struct Resend {
     pub viewer: usize,
-    kind: MediaKind,
     packet: CanonicalPacket,
     granted: Granted,
 }
 
 /// Of one flush, so that a storm of NACKs halves the way of media at most.
 const RESENDS_PER_FLUSH: usize = limits::SEND_BATCH_MESSAGES / 2;
+/// Messages of replays in one flush.
+const REPLAYS_PER_FLUSH: usize = limits::SEND_BATCH_MESSAGES / 4;
 
 impl Shard {
     pub(super) fn handle_connected(
@@ -47,39 +50,43 @@ impl Shard {
         self.events.push_back(Event::Connected { session: entry.session.id });
         let Some(egress) = egress else { return };
         let stream = entry.slot.stream.clone();
-        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key, unsent: 0 });
-        self.viewers[viewer].egress.set_owner(viewer as u32);
-        entry.viewer = Some(viewer);
-        let egress = &self.viewers[viewer].egress;
-        for kind in [MediaKind::Audio, MediaKind::Video] {
-            if egress.wants(kind) {
-                self.fanout.join(&stream, kind, viewer);
-            }
-        }
         info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "viewer joined");
-        if egress.wants(MediaKind::Video) {
-            self.counters.keyframe_requests_received += 1;
-            self.fanout.joined(now, stream.id);
-            self.request_keyframe(now, stream.id, out);
+        let viewer =
+            self.viewers.insert(Viewer { egress: *egress, session: key, unsent: 0, selection: Selection::default() });
+        entry.viewer = Some(viewer);
+        let egress = &mut self.viewers[viewer].egress;
+        egress.set_owner(viewer as u32);
+        let (audio, video) = (egress.wants(MediaKind::Audio), egress.wants(MediaKind::Video));
+        if audio {
+            self.fanout.join(&stream, MediaKind::Audio, Rendition::default(), viewer);
+        }
+        if video {
+            self.start_video(now, viewer, &stream, out);
         }
     }
 
-    pub(super) fn held_until(&self) -> Option<Instant> {
+    fn held_until(&self) -> Option<Instant> {
         if self.config.video_hold.is_zero() {
             return None;
         }
         self.fanout.amid_frame_since().map(|since| since + self.config.video_hold)
     }
 
-    /// Writes copies for viewers into `out`: audio, then what was NACKed, then video. True: `out` is full, flush it, look for
+    /// When [`Self::poll_transmit`] has something that it does not have now.
+    pub(super) fn next_transmit(&self) -> Instant {
+        let held = self.held_until().unwrap_or(Instant::FAR_FUTURE);
+        held.min(self.fanout.paced_until()).min(self.starts.next_timeout())
+    }
+
+    /// Writes copies for viewers into `out`: audio, then what was NACKed and replays, then video. True: `out` is full, flush it, look for
     /// what else has come, and call again.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut SendBatch) -> bool {
         let held = self.held_until().is_some_and(|until| now < until);
-        if held && self.resends.is_empty() {
+        if held && self.resends.is_empty() && !self.starts.is_due(now) {
             return false;
         }
         let mut found = Found::default();
-        let mut resends_left = RESENDS_PER_FLUSH;
+        let (mut resends_left, mut replays_left) = (RESENDS_PER_FLUSH, REPLAYS_PER_FLUSH);
         let more = loop {
             if out.is_full() {
                 break true;
@@ -92,29 +99,37 @@ impl Shard {
                 self.resend(resend, out);
                 continue;
             }
+            if replays_left > 0 && !self.fanout.audio_waits() && self.replay_next(now, out, &mut found) {
+                replays_left -= 1;
+                continue;
+            }
             if held || !self.copy_next(now, out, &mut found) {
-                break !self.resends.is_empty();
+                break !self.resends.is_empty() || self.starts.is_due(now);
             }
         };
         for key in found.unsuitable {
             self.close(now, key, CloseReason::CodecChanged, out);
         }
-        for stream in found.keyframe_wanted {
-            if self.fanout.ask_for_keyframe(now, stream) {
-                self.request_keyframe(now, stream, out);
+        for (stream, layer) in found.keyframe_wanted {
+            if self.fanout.ask_for_keyframe(now, stream, layer) {
+                self.request_keyframe(now, stream, layer, out);
             }
+        }
+        for (viewer, before) in found.switched {
+            self.handle_switched(viewer, before);
         }
         more
     }
 
     /// Writes the next message of the fan-out; false when every viewer has everything.
     fn copy_next(&mut self, now: Instant, out: &mut SendBatch, found: &mut Found) -> bool {
-        let Some(quantum) = self.fanout.poll() else { return false };
+        let Some(quantum) = self.fanout.poll(now) else { return false };
         // A viewer that leaves is taken out of the fan-out first.
         let viewer = &mut self.viewers[quantum.viewer];
         let packets = quantum.run.packets.len() as u64;
         let first = &quantum.packets[quantum.run.packets.start].packet;
-        let dropped = match viewer.egress.write(quantum.kind, quantum.packets, quantum.run, out) {
+        let written = viewer.egress.write(quantum.kind, quantum.rendition, quantum.packets, quantum.run, out);
+        let dropped = match written {
             Written::Sent { packets, payload_bytes } => {
                 self.counters.media_forwarded += u64::from(packets);
                 self.counters.media_forwarded_bytes += u64::from(payload_bytes);
@@ -123,11 +138,14 @@ impl Shard {
                     _ => self.copied.push((first.arrival, u64::from(packets))),
                 }
                 viewer.egress.report_if_due(now, self.config.unix_at_start, out);
+                if let Some(before) = viewer.egress.take_switched() {
+                    found.switched.push((quantum.viewer, before));
+                }
                 return true;
             }
             Written::NotWanted => return true,
             Written::AwaitingKeyframe => {
-                note(&mut found.keyframe_wanted, first.stream);
+                note(&mut found.keyframe_wanted, (first.stream, quantum.rendition.layer));
                 DropReason::AwaitingKeyframe
             }
             Written::BeforeStart => DropReason::BeforeStart,
@@ -141,8 +159,8 @@ impl Shard {
     }
 
     fn resend(&mut self, resend: Resend, out: &mut SendBatch) {
-        let Resend { viewer, kind, packet, granted } = resend;
-        if self.viewers[viewer].egress.resend(kind, &packet, granted, out) {
+        let Resend { viewer, packet, granted } = resend;
+        if self.viewers[viewer].egress.resend(&packet, granted, out) {
             self.counters.packets_resent += 1;
         }
     }
@@ -198,41 +216,41 @@ impl Shard {
         for ask in asked {
             match ask {
                 Asked::Keyframe => keyframe = true,
-                Asked::Resend { kind, seqs } => {
-                    for seq in seqs {
-                        self.queue_resend(now, stream, viewer, kind, seq);
-                    }
-                }
+                Asked::Resend(lost) => self.queue_resend(now, stream, viewer, lost),
             }
         }
         if keyframe {
-            self.request_keyframe_for_viewer(now, stream, out);
+            let egress = &self.viewers[viewer].egress;
+            let layer = egress.shown().unwrap_or(egress.target()).layer;
+            self.request_keyframe_for_viewer(now, stream, layer, out);
         }
     }
 
     /// What a viewer may have again is decided here, so that one that NACKs everything does not fill the queue of all.
-    fn queue_resend(&mut self, now: Instant, stream: StreamId, viewer: usize, kind: MediaKind, seq: u64) {
+    fn queue_resend(&mut self, now: Instant, stream: StreamId, viewer: usize, lost: Lost) {
         self.counters.nacks_received += 1;
-        let Some(packet) = self.fanout.stored(stream, kind, seq) else { return };
+        let Some(packet) = self.fanout.stored(stream, lost.kind, lost.rendition, lost.seq) else { return };
         if self.resends.len() >= limits::RESEND_QUEUE_PACKETS {
             return self.counters.drops.count(DropReason::ResendQueueFull);
         }
-        if let Some(granted) = self.viewers[viewer].egress.grant_resend(now, kind, packet) {
-            self.resends.push_back(Resend { viewer, kind, packet: packet.clone(), granted });
+        if let Some(granted) = self.viewers[viewer].egress.grant_resend(now, lost, packet) {
+            self.resends.push_back(Resend { viewer, packet: packet.clone(), granted });
         }
     }
 }
 
 /// What copying has found out, to be seen to when the batch is written.
 #[derive(Default)]
-struct Found {
+pub(super) struct Found {
     /// Sessions that have no payload type for what is published.
-    unsuitable: Vec<usize>,
+    pub unsuitable: Vec<usize>,
     /// Streams with viewers that wait for a keyframe.
-    keyframe_wanted: Vec<StreamId>,
+    pub keyframe_wanted: Vec<(StreamId, u8)>,
+    /// Viewers that show another rendition now, and the one before.
+    pub switched: Vec<(usize, Rendition)>,
 }
 
-fn note<T: PartialEq>(list: &mut Vec<T>, item: T) {
+pub(super) fn note<T: PartialEq>(list: &mut Vec<T>, item: T) {
     if !list.contains(&item) {
         list.push(item);
     }

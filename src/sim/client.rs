@@ -13,13 +13,13 @@ use rand::rngs::StdRng;
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::config::CryptoProvider;
 use str0m::format::Codec;
-use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid};
+use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid, Rid, Simulcast, SimulcastLayer};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::{RtpPacket, RtpWrite};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
 use crate::units::{Epoch, Instant};
-use crate::wire::vp8::Vp8Header;
+use crate::wire::vp8;
 
 /// What a synthetic publisher sends.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,8 @@ pub struct Source {
     pub keyframe_interval: u32,
     /// Whether PLI is answered (OBS and ffmpeg do not).
     pub answers_pli: bool,
+    /// Simulcast layers: each sends twice the packets of the one before.
+    pub layers: u8,
     pub audio: bool,
 }
 
@@ -46,9 +48,23 @@ impl Default for Source {
             bytes_per_packet: 1100,
             keyframe_interval: 0,
             answers_pli: true,
+            layers: 1,
             audio: true,
         }
     }
+}
+
+/// How an emulated client differs from str0m.
+#[derive(Clone, Copy)]
+pub struct Habits {
+    /// Makes its offer of str0m's.
+    pub offer: fn(&str) -> String,
+    /// Makes a datagram of str0m's its own; `None`: it sends none.
+    pub datagram: fn(&Client, Vec<u8>) -> Option<Vec<u8>>,
+}
+
+impl Habits {
+    pub const NONE: Habits = Habits { offer: str::to_owned, datagram: |_, data| Some(data) };
 }
 
 /// One packet that a viewer got.
@@ -71,13 +87,14 @@ pub struct Got {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     pub source: u32,
+    pub layer: u8,
     pub packet: u32,
     pub frame: u32,
     pub keyframe: bool,
     pub first_of_frame: bool,
 }
 
-const STAMP_BYTES: usize = 14;
+const STAMP_BYTES: usize = 15;
 
 impl Stamp {
     fn write(self, out: &mut Vec<u8>) {
@@ -86,6 +103,7 @@ impl Stamp {
         out.extend_from_slice(&self.frame.to_be_bytes());
         out.push(u8::from(self.keyframe));
         out.push(u8::from(self.first_of_frame));
+        out.push(self.layer);
     }
 
     fn read(payload: &[u8]) -> Option<Stamp> {
@@ -96,9 +114,13 @@ impl Stamp {
             frame: word(8)?,
             keyframe: *payload.get(12)? == 1,
             first_of_frame: *payload.get(13)? == 1,
+            layer: *payload.get(14)?,
         })
     }
 }
+
+/// Names of layers, the lowest first, as browsers have them.
+const RIDS: [&str; 3] = ["l", "m", "h"];
 
 /// VP8 descriptor of six bytes (X, I with 15 bits, L, T) and one of payload header.
 const VP8_HEADER_BYTES: usize = 7;
@@ -129,17 +151,38 @@ struct Publishing {
     audio: Option<Mid>,
     started: Option<Instant>,
     frame: u32,
-    packet: u32,
+    layers: Vec<LayerTx>,
     audio_packet: u32,
-    keyframe_wanted: bool,
     /// Random bases (RFC 3550 §5.1).
-    video_seq: u64,
-    video_timestamp: u32,
     audio_seq: u64,
     audio_timestamp: u32,
+    pub keyframe_requests: u32,
+}
+
+/// One layer of the video, or all of it.
+struct LayerTx {
+    rid: Option<Rid>,
+    packet: u32,
+    keyframe_wanted: bool,
+    /// Random bases (RFC 3550 §5.1), and of the picture numbers.
+    seq: u64,
+    timestamp: u32,
     picture_id: u16,
     tl0_pic_idx: u8,
-    pub keyframe_requests: u32,
+}
+
+impl LayerTx {
+    fn new(rid: Option<Rid>, rng: &mut StdRng) -> LayerTx {
+        LayerTx {
+            rid,
+            packet: 0,
+            keyframe_wanted: true,
+            seq: u64::from(rng.random::<u16>()),
+            timestamp: rng.random(),
+            picture_id: rng.random::<u16>() & 0x7fff,
+            tl0_pic_idx: rng.random(),
+        }
+    }
 }
 
 impl Client {
@@ -155,7 +198,15 @@ impl Client {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut rtc = rtc(now, epoch, addr, crypto);
         let mut api = rtc.sdp_api();
-        let video = api.add_media(MediaKind::Video, Direction::SendOnly, None, None, None);
+        let rids: Vec<Rid> = (0..source.layers).map(|i| Rid::from(RIDS[usize::from(i)])).collect();
+        let simulcast = (source.layers > 1).then(|| {
+            let mut simulcast = Simulcast::new();
+            rids.iter().for_each(|rid| simulcast.add_send_layer(SimulcastLayer::new(rid)));
+            simulcast
+        });
+        let rid_of = |rid: &Rid| (source.layers > 1).then_some(*rid);
+        let layers = rids.iter().map(|rid| LayerTx::new(rid_of(rid), &mut rng)).collect();
+        let video = api.add_media(MediaKind::Video, Direction::SendOnly, None, None, simulcast);
         let audio = source.audio.then(|| api.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None));
         let plane = Plane::Publisher(Box::new(Publishing {
             source,
@@ -163,15 +214,10 @@ impl Client {
             audio,
             started: None,
             frame: 0,
-            packet: 0,
+            layers,
             audio_packet: 0,
-            keyframe_wanted: true,
-            video_seq: u64::from(rng.random::<u16>()),
-            video_timestamp: rng.random(),
             audio_seq: u64::from(rng.random::<u16>()),
             audio_timestamp: rng.random(),
-            picture_id: rng.random::<u16>() & 0x7fff,
-            tl0_pic_idx: rng.random(),
             keyframe_requests: 0,
         }));
         let (offer, pending) = api.apply().expect("media was added");
@@ -238,6 +284,11 @@ impl Client {
         self.accept_answer(now, &answer)
     }
 
+    /// The node's, empty before it came.
+    pub fn answer(&self) -> &str {
+        &self.answer
+    }
+
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -294,7 +345,7 @@ impl Client {
     /// Video packets that a publisher has sent.
     pub fn video_packets_sent(&self) -> u32 {
         match &self.plane {
-            Plane::Publisher(p) => p.packet,
+            Plane::Publisher(p) => p.layers.iter().map(|l| l.packet).sum(),
             Plane::Viewer(_) => 0,
         }
     }
@@ -351,10 +402,12 @@ impl Client {
                 }
             }
             Event::Closed => self.closed = true,
-            Event::KeyframeRequest(_) => {
+            Event::KeyframeRequest(request) => {
                 if let Plane::Publisher(p) = &mut self.plane {
                     p.keyframe_requests += 1;
-                    p.keyframe_wanted |= p.source.answers_pli;
+                    for layer in p.layers.iter_mut().filter(|l| l.rid == request.rid) {
+                        layer.keyframe_wanted |= p.source.answers_pli;
+                    }
                 }
             }
             Event::RtpPacket(rtp) => {
@@ -396,40 +449,43 @@ impl Publishing {
     }
 
     fn send_frame(&mut self, now: std::time::Instant, rtc: &mut Rtc) {
-        let interval = self.source.keyframe_interval;
-        let keyframe = self.keyframe_wanted || (interval > 0 && self.frame.is_multiple_of(interval));
-        self.keyframe_wanted = false;
+        let source = self.source;
+        let due = source.keyframe_interval > 0 && self.frame.is_multiple_of(source.keyframe_interval);
+        let elapsed = (u64::from(self.frame) * 90_000 / u64::from(source.frames_per_second)) as u32;
         let pt = rtc.codec_config().find(|p| p.spec().codec == Codec::Vp8).map(|p| p.pt());
         let mut direct = rtc.direct_api();
-        let (Some(stream), Some(pt)) = (direct.stream_tx_by_mid(self.video, None), pt) else { return };
-        let timestamp = self
-            .video_timestamp
-            .wrapping_add((u64::from(self.frame) * 90_000 / u64::from(self.source.frames_per_second)) as u32);
-        for i in 0..self.source.packets_per_frame {
-            let first = i == 0;
-            let id = self.picture_id.to_be_bytes();
-            let mut payload = vec![0x80 | u8::from(first) << 4, 0xe0, 0x80 | id[0], id[1], self.tl0_pic_idx, 0x20];
-            payload.push(u8::from(!(first && keyframe)));
-            debug_assert_eq!(payload.len(), VP8_HEADER_BYTES);
-            let stamp = Stamp {
-                source: self.source.id,
-                packet: self.packet,
-                frame: self.frame,
-                keyframe,
-                first_of_frame: first,
-            };
-            stamp.write(&mut payload);
-            payload.resize(self.source.bytes_per_packet.max(VP8_HEADER_BYTES + STAMP_BYTES), 0);
-            let write = RtpWrite::new(pt, self.video_seq.into(), timestamp, now, payload)
-                .marker(i + 1 == self.source.packets_per_frame)
-                .nackable(true);
-            stream.write_rtp(write);
-            self.video_seq += 1;
-            self.packet += 1;
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let keyframe = std::mem::take(&mut layer.keyframe_wanted) || due;
+            let (Some(stream), Some(pt)) = (direct.stream_tx_by_mid(self.video, layer.rid), pt) else { return };
+            let packets = source.packets_per_frame << index;
+            for i in 0..packets {
+                let first = i == 0;
+                let id = layer.picture_id.to_be_bytes();
+                let mut payload = vec![0x80 | u8::from(first) << 4, 0xe0, 0x80 | id[0], id[1], layer.tl0_pic_idx, 0x20];
+                payload.push(u8::from(!(first && keyframe)));
+                debug_assert_eq!(payload.len(), VP8_HEADER_BYTES);
+                let stamp = Stamp {
+                    source: source.id,
+                    layer: index as u8,
+                    packet: layer.packet,
+                    frame: self.frame,
+                    keyframe,
+                    first_of_frame: first,
+                };
+                stamp.write(&mut payload);
+                payload.resize(source.bytes_per_packet.max(VP8_HEADER_BYTES + STAMP_BYTES), 0);
+                let timestamp = layer.timestamp.wrapping_add(elapsed);
+                let write = RtpWrite::new(pt, layer.seq.into(), timestamp, now, payload)
+                    .marker(i + 1 == packets)
+                    .nackable(true);
+                stream.write_rtp(write);
+                layer.seq += 1;
+                layer.packet += 1;
+            }
+            layer.picture_id = (layer.picture_id + 1) & 0x7fff;
+            layer.tl0_pic_idx = layer.tl0_pic_idx.wrapping_add(1);
         }
         self.frame += 1;
-        self.picture_id = (self.picture_id + 1) & 0x7fff;
-        self.tl0_pic_idx = self.tl0_pic_idx.wrapping_add(1);
     }
 
     fn send_audio(&mut self, now: std::time::Instant, rtc: &mut Rtc) {
@@ -439,7 +495,8 @@ impl Publishing {
         let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return };
         let mut payload = Vec::with_capacity(80);
         let packet = self.audio_packet;
-        let stamp = Stamp { source: self.source.id, packet, frame: packet, keyframe: true, first_of_frame: true };
+        let stamp =
+            Stamp { source: self.source.id, layer: 0, packet, frame: packet, keyframe: true, first_of_frame: true };
         stamp.write(&mut payload);
         payload.resize(80, 0);
         let timestamp = self.audio_timestamp.wrapping_add(packet * 960);
@@ -462,7 +519,9 @@ fn read(now: Instant, rtc: &Rtc, rtp: &RtpPacket) -> Option<Got> {
     let pt = rtp.header.payload_type;
     let codec = rtc.codec_config().find(|p| p.pt() == pt)?.spec().codec;
     let (header, body) = match codec {
-        Codec::Vp8 => (Vp8Header::parse(&rtp.payload), rtp.payload.get(VP8_HEADER_BYTES..)?),
+        Codec::Vp8 => {
+            (vp8::parse(&rtp.payload, rtp.header.marker).map(|d| d.numbers), rtp.payload.get(VP8_HEADER_BYTES..)?)
+        }
         _ => (None, &rtp.payload[..]),
     };
     Some(Got {

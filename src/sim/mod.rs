@@ -31,7 +31,7 @@ use crate::shard::{Shard, ShardConfig};
 use crate::srtp::dtls::{self, Certificate};
 use crate::units::{Epoch, Instant};
 use crate::wire::classify::classify;
-use client::{Client, Source};
+use client::{Client, Habits, Source};
 
 pub use network::Path;
 pub use trace::Trace;
@@ -72,6 +72,7 @@ pub struct World {
 struct Endpoint {
     client: Client,
     path: Path,
+    habits: Habits,
     /// Where its datagrams seem to come from: a NAT may change it.
     outside: SocketAddr,
     /// A dead client's process is gone: it sends and receives nothing.
@@ -184,30 +185,35 @@ impl World {
 
     /// Starts a publisher of the stream by WHIP.
     pub fn publish(&mut self, stream: &str, source: Source, path: Path) -> ClientId {
-        let addr = self.next_addr();
-        let seed = self.rng.random();
+        self.publish_as(stream, source, path, Habits::NONE)
+    }
+
+    /// As [`Self::publish`], by a client with habits of its own.
+    pub fn publish_as(&mut self, stream: &str, source: Source, path: Path, habits: Habits) -> ClientId {
+        let (addr, seed) = (self.next_addr(), self.rng.random());
         let (client, offer) = Client::publisher(self.now, self.epoch, addr, self.crypto.clone(), source, seed);
-        self.sign_up(client, path, &format!("/whip/{stream}"), &offer)
+        self.sign_up(client, path, habits, &format!("/whip/{stream}"), &offer)
     }
 
     /// Starts a viewer of the stream by WHEP; the stream must be live.
     pub fn watch(&mut self, stream: &str, path: Path) -> ClientId {
-        let addr = self.next_addr();
-        let (client, offer) = Client::viewer(self.now, self.epoch, addr, self.crypto.clone());
-        self.sign_up(client, path, &format!("/whep/{stream}"), &offer)
+        self.watch_as(stream, path, Habits::NONE)
+    }
+
+    /// As [`Self::watch`], by a client with habits of its own.
+    pub fn watch_as(&mut self, stream: &str, path: Path, habits: Habits) -> ClientId {
+        let (client, offer) = Client::viewer(self.now, self.epoch, self.next_addr(), self.crypto.clone());
+        self.sign_up(client, path, habits, &format!("/whep/{stream}"), &offer)
     }
 
     /// As [`Self::watch`], but the offer names another certificate than the client's own.
     pub fn watch_as_impostor(&mut self, stream: &str, path: Path) -> ClientId {
-        let (client, offer) = Client::viewer(self.now, self.epoch, self.next_addr(), self.crypto.clone());
-        self.sign_up(client, path, &format!("/whep/{stream}"), &with_other_fingerprint(&offer))
+        self.watch_as(stream, path, IMPOSTOR)
     }
 
     /// As [`Self::publish`], but the offer names another certificate than the client's own.
     pub fn publish_as_impostor(&mut self, stream: &str, source: Source, path: Path) -> ClientId {
-        let (addr, seed) = (self.next_addr(), self.rng.random());
-        let (client, offer) = Client::publisher(self.now, self.epoch, addr, self.crypto.clone(), source, seed);
-        self.sign_up(client, path, &format!("/whip/{stream}"), &with_other_fingerprint(&offer))
+        self.publish_as(stream, source, path, IMPOSTOR)
     }
 
     /// A day has passed: new sessions show a new certificate.
@@ -332,16 +338,16 @@ impl World {
         self.send_from_client(id);
     }
 
-    fn sign_up(&mut self, mut client: Client, path: Path, uri: &str, offer: &str) -> ClientId {
+    fn sign_up(&mut self, mut client: Client, path: Path, habits: Habits, uri: &str, offer: &str) -> ClientId {
         let id = ClientId(self.clients.len());
-        let response = self.request(Method::POST, uri, offer);
+        let response = self.request(Method::POST, uri, &(habits.offer)(offer));
         let answer = std::str::from_utf8(response.body()).expect("text");
         assert_eq!(response.status().as_u16(), 201, "seed {}: {uri}: {answer}", self.seed);
         client.accept_answer(self.now, answer).expect("the node's answer");
         let location = response.headers()["location"].to_str().expect("text").to_owned();
         let outside = client.addr();
         self.by_addr.insert(outside, id);
-        self.clients.push(Endpoint { client, path, outside, dead: false, location });
+        self.clients.push(Endpoint { client, path, habits, outside, dead: false, location });
         self.send_from_client(id);
         id
     }
@@ -353,6 +359,8 @@ impl World {
                 Output::Command(shard, command) => {
                     self.schedule(self.now + PEER_DELAY, What::Command { shard, command });
                 }
+                // No simulated client listens to events.
+                Output::Stream(..) => {}
                 Output::Respond(id, response) => {
                     self.trace.record(self.now, "response", u64::from(response.status().as_u16()), 0);
                     self.responses.insert(id.0, response);
@@ -476,9 +484,11 @@ impl World {
 
     fn send_from_client(&mut self, id: ClientId) {
         let from = self.clients[id.0].outside;
-        let path = self.clients[id.0].path;
         let shard = self.shard_of(from);
         while let Some((_, data)) = self.clients[id.0].client.poll_transmit() {
+            let Endpoint { client, path, habits, .. } = &self.clients[id.0];
+            let path = *path;
+            let Some(data) = (habits.datagram)(client, data) else { continue };
             self.record_datagram("in", &data, id);
             for delay in path.deliver(&mut self.rng) {
                 self.schedule(self.now + delay, What::ToShard { shard, from, data: data.clone() });
@@ -491,6 +501,9 @@ impl World {
         self.trace.record(self.now, way, client.0 as u64, kind);
     }
 }
+
+/// Whoever has taken another's offer has another certificate than it names.
+const IMPOSTOR: Habits = Habits { offer: with_other_fingerprint, ..Habits::NONE };
 
 /// Of the right form: one digit differs.
 fn with_other_fingerprint(offer: &str) -> String {

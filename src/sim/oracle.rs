@@ -52,21 +52,28 @@ fn check_step(a: &Got, b: &Got, faults: &mut Vec<String>) {
     if ahead > u32::MAX / 2 {
         return fault("the timestamp goes back");
     }
-    let switched = a.stamp.source != b.stamp.source;
+    let of = |g: &Got| (g.stamp.source, g.stamp.layer);
+    let switched = of(a) != of(b);
     if switched && b.kind == MediaKind::Video && !(b.stamp.keyframe && b.stamp.first_of_frame) {
-        fault("a new publisher does not start with a keyframe");
+        fault("a new publisher or layer does not start with a keyframe");
     }
-    if !switched && b.seq != a.seq && b.seq - a.seq != u64::from(b.stamp.packet.wrapping_sub(a.stamp.packet)) {
+    // A replay of the past ends early when a new keyframe comes: what was not replayed is left out, and closed up.
+    let spliced = !switched && b.stamp.keyframe && b.stamp.first_of_frame && b.stamp.packet > a.stamp.packet;
+    if !switched
+        && !spliced
+        && b.seq != a.seq
+        && b.seq - a.seq != u64::from(b.stamp.packet.wrapping_sub(a.stamp.packet))
+    {
         fault("sequence numbers and the publisher's packets part");
     }
     if switched && ahead == 0 {
-        fault("a new publisher's timestamp stands still");
+        fault("a new publisher's or layer's timestamp stands still");
     }
     let (Some(id_a), Some(id_b)) = (a.picture_id, b.picture_id) else { return };
     let new_frame = switched || a.stamp.frame != b.stamp.frame;
     let pictures = if switched { 1 } else { b.stamp.frame.wrapping_sub(a.stamp.frame) };
     // Across a switch with a loss before it nobody can say how many pictures there were.
-    if switched && b.seq != a.seq + 1 {
+    if spliced || switched && b.seq != a.seq + 1 {
         return;
     }
     let expected = if new_frame { (u32::from(id_a) + pictures) as u16 & 0x7fff } else { id_a };

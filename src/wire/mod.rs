@@ -2,6 +2,7 @@
 
 pub mod classify;
 pub mod codec;
+pub mod descriptor;
 pub mod keyframe;
 pub mod packet;
 pub mod rtcp;
@@ -9,3 +10,4 @@ pub mod rtp;
 pub mod sdp;
 pub mod stun;
 pub mod vp8;
+pub mod vp9;

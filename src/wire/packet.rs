@@ -6,7 +6,7 @@ use std::sync::Arc;
 use str0m::media::MediaKind;
 
 use super::codec::Format;
-use super::vp8::{Vp8Header, Vp8Rewrite};
+use super::descriptor::{Descriptor, Rewrite};
 use crate::id::{Generation, StreamId};
 use crate::units::Instant;
 
@@ -15,6 +15,8 @@ use crate::units::Instant;
 pub struct MediaPacket {
     pub stream: StreamId,
     pub kind: MediaKind,
+    /// Index of the simulcast layer among the publisher's; 0 without simulcast.
+    pub layer: u8,
     pub generation: Generation,
     pub format: Format,
     /// The publisher's SSRC. With `generation` it names one numbering of `seq` and `timestamp`.
@@ -26,7 +28,7 @@ pub struct MediaPacket {
     pub marker: bool,
     /// The first packet of a frame that a decoder can start on.
     pub starts_keyframe: bool,
-    pub vp8: Option<Vp8Header>,
+    pub descriptor: Descriptor,
     /// Header extensions that pass from publisher to viewer.
     pub extensions: EndToEnd,
     /// When the datagram that carried it was received.
@@ -36,6 +38,12 @@ pub struct MediaPacket {
     pub captured: Instant,
     /// RTP payload without header and padding.
     pub payload: Arc<[u8]>,
+}
+
+impl AsRef<MediaPacket> for MediaPacket {
+    fn as_ref(&self) -> &MediaPacket {
+        self
+    }
 }
 
 /// Header extensions that are said from end to end; each hop's own (mid, rid, transport-cc, send times) are not here.
@@ -67,8 +75,47 @@ pub struct CanonicalPacket {
     pub seq: u64,
     /// Continuous from publisher to publisher, in the clock rate of the codec.
     pub timestamp: u32,
-    /// PictureID and TL0PICIDX of a VP8 payload, where they differ from the publisher's.
-    pub vp8: Option<Vp8Rewrite>,
+    pub marker: bool,
+    /// What makes the codec's own numbers continuous too; nothing for the first publisher's.
+    pub rewrite: Rewrite,
+}
+
+impl AsRef<MediaPacket> for CanonicalPacket {
+    fn as_ref(&self) -> &MediaPacket {
+        &self.packet
+    }
+}
+
+/// What of a track a viewer sees: one of its simulcast layers, with all that is in it or only up to some scalability layer.
+/// Packets of one rendition are numbered without gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rendition {
+    /// Index of the simulcast layer.
+    pub layer: u8,
+    /// Highest spatial and temporal ids; 255: all.
+    pub spatial_max: u8,
+    pub temporal_max: u8,
+}
+
+impl Rendition {
+    /// Whether the packet is in it; `None`: it belongs to another layer altogether.
+    pub fn takes(&self, packet: &MediaPacket) -> Option<bool> {
+        let layer = packet.descriptor.layer;
+        let within = layer.spatial <= self.spatial_max && layer.temporal <= self.temporal_max;
+        (packet.layer == self.layer).then_some(within)
+    }
+
+    /// The marker ends a picture (RFC 9628 §4.1), which without the spatial layers above ends sooner.
+    pub fn marker(&self, packet: &MediaPacket) -> bool {
+        let layer = packet.descriptor.layer;
+        packet.marker || (layer.ends_frame && layer.spatial == self.spatial_max)
+    }
+}
+
+impl Default for Rendition {
+    fn default() -> Self {
+        Rendition { layer: 0, spatial_max: u8::MAX, temporal_max: u8::MAX }
+    }
 }
 
 /// Packets that leave as one message.
@@ -83,5 +130,31 @@ impl Run {
     /// Payload and padding of the packet at `index`, which has `bytes` of payload.
     pub fn padded_bytes(&self, index: usize, bytes: usize) -> usize {
         if index + 1 == self.packets.end { bytes } else { self.payload_bytes }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A packet of VP8 video that came at the beginning of time.
+    pub(crate) fn video(seq: u64, timestamp: u32, starts_keyframe: bool, bytes: usize) -> MediaPacket {
+        MediaPacket {
+            stream: StreamId(1),
+            kind: MediaKind::Video,
+            layer: 0,
+            generation: Generation(1),
+            format: Format::VP8,
+            ssrc: 1,
+            seq,
+            timestamp,
+            marker: false,
+            starts_keyframe,
+            descriptor: Descriptor::default(),
+            extensions: EndToEnd::default(),
+            arrival: Instant::ZERO,
+            captured: Instant::ZERO,
+            payload: Arc::from(vec![0; bytes]),
+        }
     }
 }

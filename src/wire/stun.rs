@@ -27,6 +27,9 @@ const USE_CANDIDATE: u16 = 0x0025;
 const FINGERPRINT: u16 = 0x8028;
 const ICE_CONTROLLING: u16 = 0x802A;
 
+/// Of a peer-reflexive host candidate: type preference 110, local preference 65,535, component 1 (RFC 8445 §5.1.2.1).
+const PEER_REFLEXIVE_PRIORITY: u32 = 110 << 24 | 0xFFFF << 8 | 255;
+
 /// HMAC-SHA1.
 const INTEGRITY_BYTES: usize = 20;
 
@@ -163,22 +166,47 @@ impl<'a> StunRequest<'a> {
     }
 }
 
+/// A request without PRIORITY (FFmpeg 8.0's) as it should have been: the same attributes and PRIORITY, signed anew.
+///
+/// `request` must have been verified with `key`: this signature is ours, and str0m believes it. `None` for a request
+/// longer than any path is known to carry whole.
+pub fn with_priority(request: &StunRequest, key: &StunKey) -> Option<Vec<u8>> {
+    /// The least MTU of IPv6 (RFC 8489 §6.1).
+    const REQUEST_BYTES_MAX: usize = 1280;
+    if request.signed.len() > REQUEST_BYTES_MAX {
+        return None;
+    }
+    let mut writer = Writer { bytes: request.signed.to_vec() };
+    writer.attribute(PRIORITY, &PEER_REFLEXIVE_PRIORITY.to_be_bytes());
+    writer.integrity(key);
+    writer.fingerprint();
+    Some(writer.bytes)
+}
+
 /// An ICE check as a controlling client sends it to us. `username` is `<our ufrag>:<its ufrag>`, `pwd` is ours.
 ///
 /// For tests and the simulator: real checks are str0m's.
 pub fn write_binding_request(username: &str, pwd: &str, transaction_id: TransactionId, use_candidate: bool) -> Vec<u8> {
-    /// A peer-reflexive host candidate: type preference 110, local preference 65,535, component 1 (RFC 8445 §5.1.2.1).
-    const PRIORITY_VALUE: u32 = 110 << 24 | 0xFFFF << 8 | 255;
     /// Breaks a tie only between two controlling agents; we are lite, hence never one.
     const TIE_BREAKER: u64 = 1;
 
     let mut writer = Writer::new(BINDING_REQUEST, transaction_id);
     writer.attribute(USERNAME, username.as_bytes());
     writer.attribute(ICE_CONTROLLING, &TIE_BREAKER.to_be_bytes());
-    writer.attribute(PRIORITY, &PRIORITY_VALUE.to_be_bytes());
+    writer.attribute(PRIORITY, &PEER_REFLEXIVE_PRIORITY.to_be_bytes());
     if use_candidate {
         writer.attribute(USE_CANDIDATE, &[]);
     }
+    writer.integrity(&StunKey::new(pwd));
+    writer.fingerprint();
+    writer.bytes
+}
+
+/// An ICE check as FFmpeg 8.0 sends it: always a nomination, without PRIORITY and ICE-CONTROLLING. For tests.
+pub fn write_ffmpeg_binding_request(username: &str, pwd: &str, transaction_id: TransactionId) -> Vec<u8> {
+    let mut writer = Writer::new(BINDING_REQUEST, transaction_id);
+    writer.attribute(USERNAME, username.as_bytes());
+    writer.attribute(USE_CANDIDATE, &[]);
     writer.integrity(&StunKey::new(pwd));
     writer.fingerprint();
     writer.bytes
@@ -594,6 +622,35 @@ mod tests {
     }
 
     #[test]
+    fn what_ffmpeg_leaves_out_is_put_in_and_signed() {
+        let hmac = str0m_aws_lc_rs::default_provider().sha1_hmac_provider;
+        let bytes = write_ffmpeg_binding_request("ours:theirs", PWD, ID);
+        assert!(StunMessage::parse(&bytes).is_err(), "or there is nothing to repair");
+        let request = StunRequest::parse(&bytes).unwrap();
+        let repaired = with_priority(&request, &StunKey::new(PWD)).unwrap();
+
+        let message = StunMessage::parse(&repaired).unwrap();
+        assert!(message.verify(PWD.as_bytes(), |k, p| hmac.sha1_hmac(k, p)));
+        assert_eq!((message.prio(), message.use_candidate()), (Some(0x6eff_ffff), true));
+        let again = StunRequest::parse(&repaired).unwrap();
+        assert_eq!((again.local_ufrag(), again.remote_ufrag()), ("ours", "theirs"));
+        assert_eq!((again.transaction_id(), again.priority()), (ID, Some(0x6eff_ffff)));
+    }
+
+    /// The lengths of what is written anew must fit their fields.
+    #[test]
+    fn a_request_of_any_length_is_repaired_or_left_alone() {
+        for filler in [0, 1000, 1200, 1300, 60_000] {
+            let mut writer = Writer::new(BINDING_REQUEST, ID);
+            writer.attribute(USERNAME, b"ours:theirs");
+            writer.attribute(0x8022, &vec![b'x'; filler]);
+            writer.integrity(&StunKey::new(PWD));
+            let request = StunRequest::parse(&writer.bytes).unwrap();
+            assert_eq!(with_priority(&request, &StunKey::new(PWD)).is_some(), filler <= 1200, "{filler}");
+        }
+    }
+
+    #[test]
     fn fingerprint_may_be_missing() {
         let bytes = without_fingerprint(request());
         assert!(StunRequest::parse(&bytes).unwrap().verify(PWD));
@@ -739,6 +796,24 @@ mod tests {
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
             let _ = StunRequest::parse(&bytes).map(|r| r.verify(PWD));
             let _ = parse_mapped_address(&bytes, ID);
+        }
+
+        /// Attributes of any kind and length that are signed, as only whoever knows our password could send them.
+        #[test]
+        fn a_repaired_request_is_verified_and_has_a_priority(
+            attributes in prop::collection::vec((0x8000_u16.., prop::collection::vec(any::<u8>(), 0..40)), 0..8),
+        ) {
+            let mut writer = Writer::new(BINDING_REQUEST, ID);
+            writer.attribute(USERNAME, b"ours:theirs");
+            for (kind, value) in attributes.iter().filter(|(kind, _)| *kind != FINGERPRINT) {
+                writer.attribute(*kind, value);
+            }
+            writer.integrity(&StunKey::new(PWD));
+            let request = StunRequest::parse(&writer.bytes).unwrap();
+            let repaired = with_priority(&request, &StunKey::new(PWD)).unwrap();
+            let request = StunRequest::parse(&repaired).unwrap();
+            prop_assert!(request.verify(PWD));
+            prop_assert_eq!(request.priority(), Some(PEER_REFLEXIVE_PRIORITY));
         }
 
         /// Random attributes behind a header that is in order, so that the walk is reached.

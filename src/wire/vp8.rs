@@ -1,158 +1,135 @@
-//! The numbers in a VP8 payload descriptor that must stay continuous when publishers change (RFC 7741 §4.2).
+//! The VP8 payload descriptor (RFC 7741 §4.2).
 
-/// The numbers of one packet, and where they stand in its payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vp8Header {
-    pub picture_id: Option<PictureId>,
-    /// TL0PICIDX.
-    pub tl0_pic_idx: Option<u8>,
-    /// Of TL0PICIDX; PictureID always stands at 2.
-    tl0_at: u8,
-}
-
-/// What to write over a payload's numbers, so that they go on from publisher to publisher. The length stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vp8Rewrite {
-    picture_id: Option<PictureId>,
-    tl0_pic_idx: Option<u8>,
-    tl0_at: u8,
-}
+use super::descriptor::{Descriptor, PictureId};
 
 const PICTURE_ID_AT: usize = 2;
 
-impl Vp8Rewrite {
-    /// `payload` is a copy of the one whose header made this.
-    #[inline]
-    pub fn apply(&self, payload: &mut [u8]) {
-        if let Some(id) = self.picture_id {
-            match (id.mask, &mut payload[PICTURE_ID_AT..]) {
-                (0x7f, [only, ..]) => *only = id.value as u8,
-                (_, [high, low, ..]) => [*high, *low] = (id.value | 0x8000).to_be_bytes(),
-                _ => {}
-            }
-        }
-        if let (Some(idx), Some(byte)) = (self.tl0_pic_idx, payload.get_mut(usize::from(self.tl0_at))) {
-            *byte = idx;
-        }
-    }
-}
-
-/// PictureID in the width that the publisher chose; rewriting keeps the width.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PictureId {
-    pub value: u16,
-    /// 0x7f or 0x7fff.
-    pub mask: u16,
-}
-
-impl PictureId {
-    pub fn plus(self, offset: u16) -> PictureId {
-        PictureId { value: self.value.wrapping_add(offset) & self.mask, ..self }
-    }
-}
-
-impl Vp8Header {
-    /// `None` when the payload is too short for what its flags promise.
-    ///
-    /// ```text
-    ///       0 1 2 3 4 5 6 7
-    ///      +-+-+-+-+-+-+-+-+
-    ///      |X|R|N|S|R| PID |
-    ///      +-+-+-+-+-+-+-+-+
-    /// X:   |I|L|T|K| RSV   |
-    ///      +-+-+-+-+-+-+-+-+
-    /// I:   |M| PictureID   |   M: one more octet follows
-    ///      +-+-+-+-+-+-+-+-+
-    /// L:   |   TL0PICIDX   |
-    ///      +-+-+-+-+-+-+-+-+
-    /// ```
-    pub fn parse(payload: &[u8]) -> Option<Vp8Header> {
-        let mut header = Vp8Header { picture_id: None, tl0_pic_idx: None, tl0_at: 0 };
-        if payload.first()? & 0x80 == 0 {
-            // A descriptor without a payload behind it is cut short.
-            payload.get(1)?;
-            return Some(header);
-        }
-        let flags = *payload.get(1)?;
-        let mut at = PICTURE_ID_AT;
+/// `None` when the payload is too short for what its flags promise. `marker`: of the packet, the end of a frame.
+///
+/// ```text
+///       0 1 2 3 4 5 6 7
+///      +-+-+-+-+-+-+-+-+
+///      |X|R|N|S|R| PID |
+///      +-+-+-+-+-+-+-+-+
+/// X:   |I|L|T|K| RSV   |
+///      +-+-+-+-+-+-+-+-+
+/// I:   |M| PictureID   |   M: one more octet follows
+///      +-+-+-+-+-+-+-+-+
+/// L:   |   TL0PICIDX   |
+///      +-+-+-+-+-+-+-+-+
+/// T/K: |TID|Y| KEYIDX  |
+///      +-+-+-+-+-+-+-+-+
+/// ```
+pub fn parse(payload: &[u8], marker: bool) -> Option<Descriptor> {
+    let mut parsed = Descriptor::default();
+    let (numbers, layer) = (&mut parsed.numbers, &mut parsed.layer);
+    let first = *payload.first()?;
+    let mut at = 1;
+    layer.up_switch = true;
+    layer.ends_frame = marker;
+    if first & 0x80 != 0 {
+        let flags = *payload.get(at)?;
+        at = PICTURE_ID_AT;
         if flags & 0x80 != 0 {
-            let first = *payload.get(at)?;
-            at += 1;
-            header.picture_id = Some(if first & 0x80 != 0 {
-                let second = *payload.get(at)?;
-                at += 1;
-                PictureId { value: u16::from(first & 0x7f) << 8 | u16::from(second), mask: 0x7fff }
-            } else {
-                PictureId { value: u16::from(first), mask: 0x7f }
-            });
+            let id = PictureId::parse(&payload[at..])?;
+            (numbers.picture_id, numbers.picture_id_at) = (Some(id), at as u8);
+            at += id.bytes();
         }
         if flags & 0x40 != 0 {
-            header.tl0_pic_idx = Some(*payload.get(at)?);
-            header.tl0_at = at as u8;
+            (numbers.tl0_pic_idx, numbers.tl0_at) = (Some(*payload.get(at)?), at as u8);
+            at += 1;
         }
-        Some(header)
+        if flags & 0x30 != 0 {
+            let layers = *payload.get(at)?;
+            at += 1;
+            if flags & 0x20 != 0 {
+                layer.temporal = layers >> 6;
+                layer.up_switch = layer.temporal == 0 || layers & 0x20 != 0;
+            }
+        }
     }
+    // A descriptor without a payload behind it is cut short.
+    payload.get(at)?;
+    if first & 0x17 == 0x10 {
+        layer.size = size(&payload[at..]);
+    }
+    Some(parsed)
+}
 
-    /// The rewrite that adds the offsets; `None` when there is nothing to change.
-    pub fn rewrite(&self, picture_id_offset: u16, tl0_pic_idx_offset: u8) -> Option<Vp8Rewrite> {
-        if picture_id_offset == 0 && tl0_pic_idx_offset == 0 {
-            return None;
+/// Of a key frame, by its header (RFC 6386 §9.1): a tag of 3 bytes whose lowest bit says "not a key frame", a start code,
+/// 14 bits each of width and height below their scales.
+fn size(frame: &[u8]) -> Option<(u16, u16)> {
+    match frame.first_chunk::<10>()? {
+        [tag, _, _, 0x9d, 0x01, 0x2a, w, wide, h, high] if tag & 1 == 0 => {
+            Some((u16::from_le_bytes([*w, *wide]) & 0x3fff, u16::from_le_bytes([*h, *high]) & 0x3fff))
         }
-        Some(Vp8Rewrite {
-            picture_id: self.picture_id.map(|id| id.plus(picture_id_offset)),
-            tl0_pic_idx: self.tl0_pic_idx.map(|idx| idx.wrapping_add(tl0_pic_idx_offset)),
-            tl0_at: self.tl0_at,
-        })
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::descriptor::Rewrite;
 
-    fn check(payload: &[u8], picture_id: Option<(u16, u16)>, tl0: Option<u8>) {
-        let header = Vp8Header::parse(payload).expect("parses");
-        assert_eq!(header.picture_id.map(|p| (p.value, p.mask)), picture_id, "{payload:02x?}");
-        assert_eq!(header.tl0_pic_idx, tl0, "{payload:02x?}");
+    fn check(payload: &[u8], picture_id: Option<(u16, u16)>, tl0: Option<u8>, temporal: u8, up_switch: bool) {
+        let Descriptor { numbers, layer } = parse(payload, true).expect("parses");
+        assert_eq!(numbers.picture_id.map(|p| (p.value, p.mask)), picture_id, "{payload:02x?}");
+        assert_eq!(numbers.tl0_pic_idx, tl0, "{payload:02x?}");
+        assert_eq!((layer.temporal, layer.up_switch), (temporal, up_switch), "{payload:02x?}");
+        assert!(layer.ends_frame);
     }
 
     #[test]
-    fn the_numbers_are_read_in_every_shape() {
-        check(&[0x10, 0x00, 0x9d], None, None);
-        check(&[0x90, 0x80, 0x7f, 0x00], Some((0x7f, 0x7f)), None);
-        check(&[0x90, 0x80, 0x81, 0x02, 0x00], Some((0x102, 0x7fff)), None);
-        check(&[0x90, 0xe0, 0xff, 0xff, 0x42, 0x20, 0x00], Some((0x7fff, 0x7fff)), Some(0x42));
+    fn numbers_and_layers_are_read_in_every_shape() {
+        check(&[0x10, 0x01, 0x9d], None, None, 0, true);
+        check(&[0x90, 0x80, 0x7f, 0x01], Some((0x7f, 0x7f)), None, 0, true);
+        check(&[0x90, 0x80, 0x81, 0x02, 0x01], Some((0x102, 0x7fff)), None, 0, true);
+        check(&[0x90, 0xe0, 0xff, 0xff, 0x42, 0x80, 0x01], Some((0x7fff, 0x7fff)), Some(0x42), 2, false);
+        check(&[0x90, 0xe0, 0xff, 0xff, 0x42, 0x60, 0x01], Some((0x7fff, 0x7fff)), Some(0x42), 1, true);
+        // KEYIDX alone: what would be TID and Y means nothing.
+        check(&[0x90, 0x10, 0xc0, 0x01], None, None, 0, true);
     }
 
     #[test]
     fn a_truncated_descriptor_is_refused() {
-        for payload in [&[][..], &[0x90], &[0x90, 0x80], &[0x90, 0x80, 0x80], &[0x90, 0xc0, 0x01]] {
-            assert!(Vp8Header::parse(payload).is_none(), "{payload:02x?}");
+        for payload in
+            [&[][..], &[0x10], &[0x90], &[0x90, 0x80], &[0x90, 0x80, 0x80], &[0x90, 0xc0, 0x01], &[0x90, 0x20, 0]]
+        {
+            assert!(parse(payload, false).is_none(), "{payload:02x?}");
         }
     }
 
     #[test]
-    fn a_picture_id_wraps_within_its_width() {
-        assert_eq!(PictureId { value: 0x7f, mask: 0x7f }.plus(2).value, 1);
-        assert_eq!(PictureId { value: 0x7fff, mask: 0x7fff }.plus(2).value, 1);
+    fn a_key_frame_tells_its_size() {
+        let key = [0x10, 0x10, 0x02, 0x00, 0x9d, 0x01, 0x2a, 0x80, 0x42, 0xe0, 0x01];
+        let size = |payload: &[u8]| parse(payload, false).expect("parses").layer.size;
+        assert_eq!(size(&key), Some((640, 480)), "the scale in the upper bits is not part of it");
+        for (at, value) in [(0, 0x00), (0, 0x11), (1, 0x11), (4, 0x9c)] {
+            let mut other = key;
+            other[at] = value;
+            assert_eq!(size(&other), None, "byte {at} is {value:#x}");
+        }
+        assert_eq!(size(&key[..10]), None, "cut");
+        assert_eq!(size(&[&[0x90, 0x10, 0x05], &key[1..]].concat()), Some((640, 480)), "behind KEYIDX");
     }
 
-    #[test]
-    fn a_rewrite_changes_the_numbers_alone() {
-        for payload in [
-            &[0x90, 0xe0, 0xff, 0xff, 0x42, 0x20, 0x00, 7][..],
-            &[0x90, 0xe0, 0x7f, 0x42, 0x20, 0x00, 7],
-            &[0x90, 0x80, 0x05, 0x00, 7],
-            &[0x90, 0x40, 0x05, 0x00, 7],
-        ] {
-            let header = Vp8Header::parse(payload).expect("parses");
-            let mut copy = payload.to_vec();
-            header.rewrite(3, 200).expect("a change").apply(&mut copy);
-            let after = Vp8Header::parse(&copy).expect("parses");
-            assert_eq!(after.picture_id, header.picture_id.map(|p| p.plus(3)));
-            assert_eq!(after.tl0_pic_idx, header.tl0_pic_idx.map(|t| t.wrapping_add(200)));
-            assert_eq!((copy.len(), copy.last()), (payload.len(), Some(&7)));
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_do_no_harm_and_a_rewrite_changes_the_numbers_alone(
+            payload in proptest::collection::vec(proptest::num::u8::ANY, 0..24),
+            picture_id: u16,
+            tl0_pic_idx: u8,
+        ) {
+            let Some(before) = parse(&payload, false) else { return Ok(()) };
+            let rewrite = Rewrite { picture_id, tl0_pic_idx };
+            let mut copy = payload.clone();
+            rewrite.apply(&before.numbers, &mut copy);
+            let after = parse(&copy, false).expect("the same shape");
+            proptest::prop_assert_eq!(after, Descriptor { numbers: before.numbers.plus(rewrite), ..before });
+            Rewrite { picture_id: picture_id.wrapping_neg(), tl0_pic_idx: tl0_pic_idx.wrapping_neg() }
+                .apply(&after.numbers, &mut copy);
+            proptest::prop_assert_eq!(copy, payload);
         }
-        assert_eq!(Vp8Header::parse(&[0x90, 0x80, 0x05, 0x00]).expect("parses").rewrite(0, 0), None);
     }
 }

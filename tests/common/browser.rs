@@ -133,18 +133,6 @@ impl Page<'_> {
         self.browser.wait(client.goto(url)).unwrap_or_else(|e| panic!("{url}: {e}"));
     }
 
-    /// What the script's `return` gives; a promise is waited for.
-    pub fn run(&self, script: &str, args: Vec<Value>) -> Value {
-        let client = self.front();
-        self.browser.wait(client.execute(script, args)).unwrap_or_else(|e| panic!("{script}: {e}"))
-    }
-
-    pub fn click(&self, id: &str) {
-        let client = self.front();
-        let clicked = self.browser.wait(async { client.find(Locator::Id(id)).await?.click().await });
-        clicked.unwrap_or_else(|e| panic!("click {id}: {e}"));
-    }
-
     /// Chooses in a `<select>`.
     pub fn choose(&self, id: &str, value: &str) {
         let client = self.front();
@@ -165,41 +153,6 @@ impl Page<'_> {
         shown.unwrap_or_else(|e| panic!("{id}: {e}"))
     }
 
-    pub fn text(&self, id: &str) -> String {
-        self.string("return document.getElementById(arguments[0]).textContent", id)
-    }
-
-    pub fn value(&self, id: &str) -> String {
-        self.string("return document.getElementById(arguments[0]).value", id)
-    }
-
-    fn string(&self, script: &str, id: &str) -> String {
-        self.run(script, vec![json!(id)]).as_str().unwrap_or_default().to_owned()
-    }
-
-    /// `idle`, `connecting`, `waiting`, `live`, `stopped` or `failed`.
-    pub fn state(&self, panel: &str) -> String {
-        self.string("return window.manycast?.[arguments[0]].state", panel)
-    }
-
-    pub fn wait_for_state(&self, panel: &str, wanted: &str) {
-        let (status, hint) = (format!("{panel}-status-text"), format!("{panel}-status-hint"));
-        wait_until(
-            PATIENCE,
-            || (self.state(panel) == wanted).then_some(()),
-            || format!("{panel} is {}, not {wanted}: {} {}", self.state(panel), self.text(&status), self.text(&hint)),
-        );
-    }
-
-    /// All of `getStats()` of a panel's connection.
-    pub fn stats(&self, panel: &str) -> Stats {
-        let script = "return (async () => { const { pc } = window.manycast[arguments[0]]; \
-            return pc ? [...(await pc.getStats()).values()] : []; })()";
-        let script = script.replace("arguments[0]", &json!(panel).to_string());
-        let Value::Array(records) = self.run(&script, vec![]) else { panic!("no statistics") };
-        Stats(records)
-    }
-
     /// Marks the panel's connection, to be recognised by [`Page::is_marked`].
     pub fn mark(&self, panel: &str) {
         self.run("window.manycast[arguments[0]].pc.isMarked = true", vec![json!(panel)]);
@@ -208,18 +161,6 @@ impl Page<'_> {
     /// Still the same RTCPeerConnection, which the page negotiates once only.
     pub fn is_marked(&self, panel: &str) -> bool {
         self.run("return window.manycast[arguments[0]].pc?.isMarked === true", vec![json!(panel)]) == json!(true)
-    }
-
-    /// Waits until a viewer has decoded so many frames more than it has now.
-    pub fn wait_for_frames(&self, panel: &str, limit: Duration, frames: f64) {
-        let before = self.stats(panel).video_in("framesDecoded");
-        let enough = || (self.stats(panel).video_in("framesDecoded") >= before + frames).then_some(());
-        wait_until(limit, enough, || {
-            let decoded = self.stats(panel).video_in("framesDecoded");
-            format!("decoded {decoded}, before {before}: {} ({})", self.text(&format!("{panel}-status-text")), {
-                self.state(panel)
-            })
-        });
     }
 
     /// A screenshot of an element, as PNG.
@@ -244,6 +185,74 @@ impl Page<'_> {
             for (let i = 0; i < data.length; i += 4) lit += data[i] + data[i + 1] + data[i + 2] > 56; \
             return lit / (64 * 36); })()";
         self.run(script, vec![json!(png)]).as_f64().expect("a number")
+    }
+}
+
+impl DemoPage for Page<'_> {
+    fn run(&self, script: &str, args: Vec<Value>) -> Value {
+        let client = self.front();
+        self.browser.wait(client.execute(script, args)).unwrap_or_else(|e| panic!("{script}: {e}"))
+    }
+
+    fn click(&self, id: &str) {
+        let client = self.front();
+        let clicked = self.browser.wait(async { client.find(Locator::Id(id)).await?.click().await });
+        clicked.unwrap_or_else(|e| panic!("click {id}: {e}"));
+    }
+}
+
+/// The demo page in a window of whatever browser.
+pub trait DemoPage {
+    /// What the script's `return` gives; a promise is waited for.
+    fn run(&self, script: &str, args: Vec<Value>) -> Value;
+
+    fn click(&self, id: &str);
+
+    fn text(&self, id: &str) -> String {
+        self.string("return document.getElementById(arguments[0]).textContent", id)
+    }
+
+    fn value(&self, id: &str) -> String {
+        self.string("return document.getElementById(arguments[0]).value", id)
+    }
+
+    fn string(&self, script: &str, id: &str) -> String {
+        self.run(script, vec![json!(id)]).as_str().unwrap_or_default().to_owned()
+    }
+
+    /// `idle`, `connecting`, `waiting`, `live`, `stopped` or `failed`.
+    fn state(&self, panel: &str) -> String {
+        self.string("return window.manycast?.[arguments[0]].state", panel)
+    }
+
+    fn wait_for_state(&self, panel: &str, wanted: &str) {
+        let (status, hint) = (format!("{panel}-status-text"), format!("{panel}-status-hint"));
+        wait_until(
+            PATIENCE,
+            || (self.state(panel) == wanted).then_some(()),
+            || format!("{panel} is {}, not {wanted}: {} {}", self.state(panel), self.text(&status), self.text(&hint)),
+        );
+    }
+
+    /// All of `getStats()` of a panel's connection.
+    fn stats(&self, panel: &str) -> Stats {
+        let script = "return (async () => { const { pc } = window.manycast[arguments[0]]; \
+            return pc ? [...(await pc.getStats()).values()] : []; })()";
+        let script = script.replace("arguments[0]", &json!(panel).to_string());
+        let Value::Array(records) = self.run(&script, vec![]) else { panic!("no statistics") };
+        Stats(records)
+    }
+
+    /// Waits until a viewer has decoded so many frames more than it has now.
+    fn wait_for_frames(&self, panel: &str, limit: Duration, frames: f64) {
+        let before = self.stats(panel).video_in("framesDecoded");
+        let enough = || (self.stats(panel).video_in("framesDecoded") >= before + frames).then_some(());
+        wait_until(limit, enough, || {
+            let decoded = self.stats(panel).video_in("framesDecoded");
+            format!("decoded {decoded}, before {before}: {} ({})", self.text(&format!("{panel}-status-text")), {
+                self.state(panel)
+            })
+        });
     }
 }
 
@@ -385,6 +394,8 @@ pub fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
     found.unwrap_or_else(|| {
-        panic!("{name} is missing: run scripts/test as root, or apt-get install chromium chromium-driver curl")
+        panic!(
+            "{name} is missing: run scripts/test as root, or apt-get install chromium chromium-driver curl firefox-esr"
+        )
     })
 }

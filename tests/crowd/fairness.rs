@@ -14,6 +14,7 @@ use manycast::shard::ShardConfig;
 use manycast::shard::message::PeerMessage;
 use manycast::units::Instant;
 use manycast::wire::codec::Format;
+use manycast::wire::descriptor::Descriptor;
 use manycast::wire::packet::{EndToEnd, MediaPacket};
 use str0m::media::MediaKind;
 
@@ -34,14 +35,15 @@ fn packet_of(stream: StreamId, arrival: Instant, kind: MediaKind, seq: u64) -> P
     PeerMessage::Media(Arc::new(MediaPacket {
         stream,
         kind,
+        layer: 0,
         generation: Generation(1),
         format,
         ssrc: kind as u32 + 1,
         seq,
-        timestamp: 0,
+        timestamp: seq as u32 * 3000,
         marker: false,
         starts_keyframe: kind == MediaKind::Audio || seq == 1,
-        vp8: None,
+        descriptor: Descriptor::default(),
         extensions: EndToEnd::default(),
         arrival,
         captured: arrival,
@@ -73,7 +75,7 @@ fn flush(room: &mut Room) -> (Vec<Sent>, bool) {
 }
 
 /// Brings the viewers everything that waits for them, or what `passes`.
-fn deliver(room: &mut Room, mut passes: impl FnMut() -> bool) {
+pub fn deliver(room: &mut Room, mut passes: impl FnMut() -> bool) {
     loop {
         let more = room.shard.poll_transmit(room.now, &mut room.out);
         for message in room.out.iter() {
@@ -91,7 +93,7 @@ fn deliver(room: &mut Room, mut passes: impl FnMut() -> bool) {
     }
 }
 
-fn room(viewers: usize, config: ShardConfig) -> Room {
+pub fn room(viewers: usize, config: ShardConfig) -> Room {
     let mut room = Room::with(|| 0, config);
     (0..viewers).for_each(|_| {
         room.watch();
@@ -229,7 +231,7 @@ const ELSEWHERE: ShardId = ShardId(1);
 fn passed_on(room: &mut Room) -> Vec<StreamId> {
     std::iter::from_fn(|| room.shard.poll_peer())
         .map(|(to, message)| match message {
-            PeerMessage::KeyframeRequest { stream } if to == ELSEWHERE => stream,
+            PeerMessage::KeyframeRequest { stream, layer: 0 } if to == ELSEWHERE => stream,
             other => panic!("{other:?} for {to}"),
         })
         .collect()
@@ -268,15 +270,21 @@ fn viewers_of_two_streams_that_wait_in_one_flush_are_both_asked_for() {
         room.shard.handle_peer(room.now, packet_of(stream.id, room.now, MediaKind::Video, 1), &mut room.out);
     }
     flush(&mut room);
+    // So long after the keyframe that no replay can bring a viewer to the present.
+    room.now += Duration::from_secs(13);
     for stream in &streams {
+        room.shard.handle_peer(room.now, packet_of(stream.id, room.now, MediaKind::Video, 2), &mut room.out);
         room.stream = stream.clone();
         room.watch();
     }
     room.run_until(|room| room.clients.iter().all(|c| c.connected_at.is_some()));
     room.now += Duration::from_secs(2);
+    room.shard.handle_timeout(room.now, &mut room.out);
+    while flush(&mut room).1 {}
+    room.now += Duration::from_secs(2);
     passed_on(&mut room);
     for stream in &streams {
-        room.shard.handle_peer(room.now, packet_of(stream.id, room.now, MediaKind::Video, 2), &mut room.out);
+        room.shard.handle_peer(room.now, packet_of(stream.id, room.now, MediaKind::Video, 3), &mut room.out);
     }
     flush(&mut room);
     assert_eq!(passed_on(&mut room), [StreamId(1), StreamId(2)]);

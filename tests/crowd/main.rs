@@ -2,4 +2,5 @@
 
 mod allocations;
 mod fairness;
+mod layers;
 mod room;

@@ -17,7 +17,7 @@ use manycast::sim::client::{Client, Source};
 use manycast::srtp::dtls::{self, Certificate};
 use manycast::units::{Epoch, Instant};
 use manycast::wire::classify::{Kind, classify};
-use manycast::wire::sdp::{Offer, finish_answer};
+use manycast::wire::sdp::Offer;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -105,7 +105,7 @@ impl Room {
             video_codecs: Vec::new(),
         };
         let negotiated = negotiate::publish(self.now, &self.peers, &offer, request, &mut self.rng);
-        self.sign_up(client, &offer, negotiated.expect("an offer that can be answered"));
+        self.sign_up(client, negotiated.expect("an offer that can be answered"));
     }
 
     /// Returns our ufrag for the new viewer.
@@ -113,14 +113,18 @@ impl Room {
         let crypto = self.peers.crypto.clone();
         let (client, offer) = Client::viewer(self.now, self.epoch, self.next_addr(), crypto);
         let offer = Offer::parse(&offer).expect("a client's own offer");
-        let request = WatchRequest { session: self.next_session(), stream: self.stream.id, published: Vec::new() };
+        let request = WatchRequest {
+            session: self.next_session(),
+            stream: self.stream.id,
+            published: Vec::new(),
+            estimate: false,
+        };
         let negotiated = negotiate::watch(self.now, &self.peers, &offer, request, &mut self.rng);
-        self.sign_up(client, &offer, negotiated.expect("an offer that can be answered"))
+        self.sign_up(client, negotiated.expect("an offer that can be answered"))
     }
 
-    fn sign_up(&mut self, mut client: Client, offer: &Offer, negotiated: negotiate::Negotiated) -> String {
-        let answer = finish_answer(&negotiated.answer, offer).expect("a whole answer");
-        client.accept_answer(self.now, &answer).expect("the shard's answer");
+    fn sign_up(&mut self, mut client: Client, negotiated: negotiate::Negotiated) -> String {
+        client.accept_answer(self.now, &negotiated.answer).expect("the shard's answer");
         let announce = Command::Announce {
             ufrag: negotiated.local_ufrag.clone(),
             pwd: negotiated.local_pwd,

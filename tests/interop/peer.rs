@@ -37,7 +37,8 @@ fn installed(what: &str) -> PathBuf {
     folder
 }
 
-fn start(command: &mut Command, name: &str, extension: &str, args: &[&str]) -> Peer {
+/// `tests/interop/NAME.EXTENSION` by `command`.
+pub fn start(command: &mut Command, name: &str, extension: &str, args: &[&str]) -> Peer {
     let script = root().join("tests/interop").join(format!("{name}.{extension}"));
     let spawned = command.arg(script).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = spawned.unwrap_or_else(|e| panic!("{name}.{extension}: {e}: run scripts/test interop"));

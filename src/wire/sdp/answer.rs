@@ -31,34 +31,38 @@ pub enum AnswerError {
 /// [`AnswerError`]: the session must be dropped and the offer refused.
 pub fn finish_answer(answer: &str, offer: &Offer) -> Result<String, AnswerError> {
     let lines = lines::lines(answer).map_err(|_| AnswerError::Mismatch)?;
-    let offered: Vec<&str> = offer.sdp.split("\r\nm=").skip(1).collect();
     let identity = Identity::of(&lines);
-    let mixed = offer.sdp.contains("\r\na=extmap-allow-mixed\r\n");
 
     let mut out = String::with_capacity(answer.len() + 256);
     let mut sections = 0;
     let start = lines.iter().position(|l| l.letter == b'm').unwrap_or(lines.len());
     let (session, mut rest) = lines.split_at(start);
-    for l in session.iter().filter(|l| mixed || l.value != "extmap-allow-mixed") {
+    for l in session.iter().filter(|l| offer.mixed_extensions || l.value != "extmap-allow-mixed") {
         put(&mut out, l, &identity);
     }
     while !rest.is_empty() {
         let end = rest.iter().skip(1).position(|l| l.letter == b'm').map_or(rest.len(), |i| i + 1);
         let (section, after) = rest.split_at(end);
-        let offered = offered.get(sections).ok_or(AnswerError::Mismatch)?;
-        media(&mut out, section, &identity, offered.contains("\r\na=rtcp-rsize\r\n"))?;
+        let offered = offer.media.get(sections).ok_or(AnswerError::Mismatch)?;
+        media(&mut out, section, &identity, offered.reduced_size_rtcp)?;
         sections += 1;
         rest = after;
     }
-    if sections != offered.len() || sections == 0 {
+    if sections != offer.media.len() || sections == 0 {
         return Err(AnswerError::Mismatch);
     }
-    if out.len() > ANSWER_BYTES_MAX {
+    within_limits(out)
+}
+
+/// # Errors
+/// [`AnswerError::TooLong`].
+pub(super) fn within_limits(mut answer: String) -> Result<String, AnswerError> {
+    if answer.len() > ANSWER_BYTES_MAX {
         return Err(AnswerError::TooLong);
     }
     // It is kept with its session.
-    out.shrink_to_fit();
-    Ok(out)
+    answer.shrink_to_fit();
+    Ok(answer)
 }
 
 /// What audio and video share.
@@ -104,17 +108,7 @@ fn media(out: &mut String, section: &[Line], identity: &Identity, reduced_size: 
     if m.split(' ').nth(1) == Some("0") {
         return Err(AnswerError::Rejected(kind));
     }
-    // str0m names the ICE generation in each candidate. They outlive it: a restart repeats them under a new ufrag.
-    let mut candidates: Vec<&str> = section
-        .iter()
-        .filter(|l| l.value.starts_with("candidate:"))
-        .map(|l| l.value.split_once(" ufrag ").map_or(l.value, |(candidate, _)| candidate))
-        .collect();
-    candidates.sort_by_key(|c| {
-        let word = |index| c.split(' ').nth(index);
-        (word(2) == Some("tcp"), word(4).is_some_and(|address| address.contains(':')))
-    });
-    candidates.truncate(ANSWER_CANDIDATES_MAX);
+    let candidates = candidates(section.iter().map(|l| l.value).filter(|v| v.starts_with("candidate:")));
 
     let receives = section.iter().any(|l| matches!(l.value, "recvonly" | "sendrecv"));
     let opus = section
@@ -148,6 +142,19 @@ fn media(out: &mut String, section: &[Line], identity: &Identity, reduced_size: 
         }
     }
     Ok(())
+}
+
+/// str0m's candidates as an answer lists them.
+pub(super) fn candidates<'a>(known: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    // str0m names the ICE generation in each candidate. They outlive it: a restart repeats them under a new ufrag.
+    let without_ufrag = known.map(|c| c.split_once(" ufrag ").map_or(c, |(candidate, _)| candidate));
+    let mut candidates: Vec<&str> = without_ufrag.collect();
+    candidates.sort_by_key(|c| {
+        let word = |index| c.split(' ').nth(index);
+        (word(2) == Some("tcp"), word(4).is_some_and(|address| address.contains(':')))
+    });
+    candidates.truncate(ANSWER_CANDIDATES_MAX);
+    candidates
 }
 
 /// Opus parameters of a receiver that takes stereo and in-band repair.

@@ -20,6 +20,11 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
+    /// Name and value of each `a=`, in order.
+    pub fn attributes(&self) -> &[(&'a str, &'a str)] {
+        &self.attributes
+    }
+
     /// The values of `a=name` and `a=name:value`, in order.
     pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a str> + 's {
         self.attributes.iter().filter(move |(n, _)| *n == name).map(|(_, value)| *value)
@@ -49,7 +54,7 @@ pub(super) fn lines(text: &str) -> Result<Vec<Line<'_>>, (usize, &'static str)> 
             continue;
         }
         let at = |what| (index + 1, what);
-        if line.chars().any(char::is_control) {
+        if has_control(line) {
             return Err(at("a control character"));
         }
         if lines.len() == LINES_MAX {
@@ -63,6 +68,14 @@ pub(super) fn lines(text: &str) -> Result<Vec<Line<'_>>, (usize, &'static str)> 
         }
     }
     Ok(lines)
+}
+
+/// As `char::is_control` says; nearly all lines are ASCII.
+fn has_control(line: &str) -> bool {
+    match line.is_ascii() {
+        true => line.bytes().any(|b| b.is_ascii_control()),
+        false => line.chars().any(char::is_control),
+    }
 }
 
 /// The session section, then one per m-line.

@@ -3,15 +3,13 @@
 //! What a client does wrong but harmlessly is put right here; what cannot be answered whole is refused with a
 //! reason, because RFC 9725 §4.4.3 allows no partly successful answers.
 
-use std::collections::HashSet;
-
 use str0m::media::{Direction, MediaKind};
 
 use super::candidate::{self, CANDIDATES_MAX};
+use super::formats;
 use super::lines::{self, Section};
-use super::write::{self, Header, Parts, Source};
-use super::{Offer, OfferedFormat, OfferedMedia};
-use crate::wire::codec::{Codec, Format, parameter};
+use super::{Offer, OfferedMedia, Source};
+use crate::limits::LAYERS_MAX;
 
 /// Header extension ids that str0m can hold.
 const EXTENSION_ID_MAX: u8 = 16;
@@ -64,6 +62,8 @@ pub enum Unusable {
     Crypto,
     #[error("payload type {0} stands for two formats")]
     DuplicatePayloadType(u8),
+    #[error("simulcast needs 2 to {LAYERS_MAX} rids of 1 to 8 letters and digits, and their header extension")]
+    Simulcast,
     #[error("the {0} m-line offers none of {1}")]
     NoCommonCodec(&'static str, &'static str),
 }
@@ -86,6 +86,7 @@ impl Unusable {
             Unusable::Setup => "bad-setup",
             Unusable::Crypto => "sdes-crypto",
             Unusable::DuplicatePayloadType(_) => "duplicate-payload-type",
+            Unusable::Simulcast => "unsupported-simulcast",
             Unusable::NoCommonCodec(..) => "no-common-codec",
         }
     }
@@ -106,31 +107,29 @@ pub(super) fn parse(text: &str) -> Result<Offer, OfferError> {
         return Err(Unusable::Crypto.into());
     }
 
-    let header = header(session, media)?;
+    let mut offer = bundle(session, media)?;
     let mut claimed = Claimed::default();
-    let mut parts = Vec::with_capacity(media.len());
     for section in media {
         let part = part(session, section, &mut claimed)?;
-        if parts.iter().any(|p: &Parts| p.media.kind == part.media.kind) {
-            return Err(Unusable::TooManyMedia(name(part.media.kind)).into());
+        if offer.media.iter().any(|m| m.kind == part.kind) {
+            return Err(Unusable::TooManyMedia(name(part.kind)).into());
         }
-        if parts.iter().any(|p: &Parts| p.media.mid == part.media.mid) {
+        if offer.media.iter().any(|m| m.mid == part.mid) {
             return Err(Unusable::Mid.into());
         }
-        parts.push(part);
+        offer.media.push(part);
     }
-
-    Ok(Offer {
-        sdp: write::offer(&header, &parts),
-        media: parts.into_iter().map(|p| p.media).collect(),
-        ice_ufrag: header.ufrag,
-        ice_pwd: header.pwd,
-        fingerprint: header.fingerprint,
-    })
+    Ok(offer)
 }
 
-/// What all m-lines of one BUNDLE have in common.
-fn header(session: &Section, media: &[Section]) -> Result<Header, Unusable> {
+/// str0m keeps eight bytes of a rid.
+const RID_CHARS_MAX: usize = 8;
+
+const RID_EXTENSIONS: [&str; 2] =
+    ["urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id", "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id"];
+
+/// What all m-lines of one BUNDLE have in common; the m-lines are still to come.
+fn bundle(session: &Section, media: &[Section]) -> Result<Offer, Unusable> {
     if session.has("ice-lite") {
         return Err(Unusable::IceLite);
     }
@@ -148,9 +147,7 @@ fn header(session: &Section, media: &[Section]) -> Result<Header, Unusable> {
         return Err(Unusable::IceCredentials);
     }
     let setup = common(session, media, |s| s.first("setup"))?.unwrap_or("actpass");
-    if !matches!(setup, "actpass" | "active" | "passive") {
-        return Err(Unusable::Setup);
-    }
+    let setup = ["actpass", "active", "passive"].into_iter().find(|s| *s == setup).ok_or(Unusable::Setup)?;
 
     let all = || std::iter::once(session).chain(media);
     let mut candidates: Vec<String> = Vec::new();
@@ -160,11 +157,12 @@ fn header(session: &Section, media: &[Section]) -> Result<Header, Unusable> {
             candidates.push(candidate.text);
         }
     }
-    Ok(Header {
-        ufrag: ufrag.to_owned(),
-        pwd: pwd.to_owned(),
+    Ok(Offer {
+        media: Vec::with_capacity(media.len()),
+        ice_ufrag: ufrag.to_owned(),
+        ice_pwd: pwd.to_owned(),
         fingerprint: fingerprint(session, media)?,
-        setup: setup.to_owned(),
+        setup,
         candidates,
         mixed_extensions: all().any(|s| s.has("extmap-allow-mixed")),
     })
@@ -208,19 +206,20 @@ fn fingerprint(session: &Section, media: &[Section]) -> Result<String, Unusable>
 
 /// Numbers that one BUNDLE may use only once.
 #[derive(Default)]
-struct Claimed {
+pub(super) struct Claimed {
     /// str0m panics when two formats claim one payload type.
-    payload_types: HashSet<u8>,
+    payload_types: Vec<u8>,
     /// RFC 9143 §8: one id means one extension in all m-lines.
     extensions: Vec<(u8, String)>,
 }
 
 impl Claimed {
-    fn payload_type(&mut self, payload_type: u8) -> Result<(), Unusable> {
-        match self.payload_types.insert(payload_type) {
-            true => Ok(()),
-            false => Err(Unusable::DuplicatePayloadType(payload_type)),
+    pub fn payload_type(&mut self, payload_type: u8) -> Result<(), Unusable> {
+        if self.payload_types.contains(&payload_type) {
+            return Err(Unusable::DuplicatePayloadType(payload_type));
         }
+        self.payload_types.push(payload_type);
+        Ok(())
     }
 
     fn extension(&mut self, id: u8, uri: &str) -> bool {
@@ -233,7 +232,7 @@ impl Claimed {
 }
 
 /// One m-line.
-fn part(session: &Section, section: &Section, claimed: &mut Claimed) -> Result<Parts, OfferError> {
+fn part(session: &Section, section: &Section, claimed: &mut Claimed) -> Result<OfferedMedia, OfferError> {
     let malformed = OfferError::Syntax { line: 0, what: "a malformed m-line" };
     let mut words = section.media.unwrap_or_default().split_ascii_whitespace();
     let (Some(kind), Some(port), Some(transport)) = (words.next(), words.next(), words.next()) else {
@@ -260,12 +259,18 @@ fn part(session: &Section, section: &Section, claimed: &mut Claimed) -> Result<P
         return Err(Unusable::NoRtcpMux.into());
     }
     let direction = direction(section).or_else(|| direction(session)).unwrap_or(Direction::SendRecv);
-    let formats = formats(section, kind, &payload_types, claimed)?;
-    Ok(Parts {
-        extensions: extensions(section, claimed),
-        source: matches!(direction, Direction::SendOnly | Direction::SendRecv).then(|| source(section)).flatten(),
+    let formats = formats::formats(section, kind, &payload_types, claimed)?;
+    let sends = matches!(direction, Direction::SendOnly | Direction::SendRecv);
+    let rids = if sends { rids(section)? } else { Vec::new() };
+    Ok(OfferedMedia {
+        kind,
+        mid: mid.to_owned(),
+        direction,
+        formats,
+        extensions: extensions(section, claimed, !rids.is_empty()),
+        source: (sends && rids.is_empty()).then(|| source(section)).flatten(),
+        rids,
         reduced_size_rtcp: section.has("rtcp-rsize"),
-        media: OfferedMedia { kind, mid: mid.to_owned(), direction, formats },
     })
 }
 
@@ -292,125 +297,29 @@ fn name(kind: MediaKind) -> &'static str {
     }
 }
 
-/// The formats that we pass through, with their RTX. RED, FEC, comfort noise and telephone events are left out: an
-/// answer may name fewer formats than the offer, and redundancy inside would confuse per-viewer rewriting.
-fn formats(
-    section: &Section,
-    kind: MediaKind,
-    payload_types: &[u8],
-    claimed: &mut Claimed,
-) -> Result<Vec<OfferedFormat>, Unusable> {
-    let mut seen = HashSet::new();
-    let mut rtpmaps = Vec::new();
-    for (pt, map) in section.all("rtpmap").filter_map(numbered) {
-        if !seen.insert(pt) {
-            return Err(Unusable::DuplicatePayloadType(pt));
-        }
-        rtpmaps.push((pt, map));
+/// The layers of `a=simulcast:send`, the first of alternatives. One layer is no simulcast.
+fn rids(section: &Section) -> Result<Vec<String>, Unusable> {
+    let Some(value) = section.first("simulcast") else { return Ok(Vec::new()) };
+    let mut words = value.split_ascii_whitespace();
+    let Some(list) = words.by_ref().find(|w| *w == "send").and_then(|_| words.next()) else { return Ok(Vec::new()) };
+    // `~`: the layer starts paused, which is up to the client.
+    let first = |layer: &str| layer.split(',').next().unwrap_or_default().trim_start_matches('~').to_owned();
+    let rids: Vec<String> = list.split(';').map(first).collect();
+    if rids.len() == 1 {
+        return Ok(Vec::new());
     }
-
-    let mut formats: Vec<OfferedFormat> = Vec::new();
-    for &pt in payload_types {
-        let Some((_, map)) = rtpmaps.iter().find(|(known, _)| *known == pt) else { continue };
-        let Some(format) = format(section, kind, pt, map) else { continue };
-        claimed.payload_type(pt)?;
-        // Two payload types for one format are legal; str0m panics when it sends, since it takes both for the last one.
-        if !formats.iter().any(|known| known.is_twin(&format)) {
-            formats.push(format);
-        }
+    let is_rid =
+        |rid: &String| (1..=RID_CHARS_MAX).contains(&rid.len()) && rid.bytes().all(|b| b.is_ascii_alphanumeric());
+    let distinct = rids.iter().enumerate().all(|(i, rid)| !rids[..i].contains(rid));
+    let shown = section.all("extmap").any(|e| e.split_ascii_whitespace().nth(1) == Some(RID_EXTENSIONS[0]));
+    if rids.len() > LAYERS_MAX || !rids.iter().all(is_rid) || !distinct || !shown {
+        return Err(Unusable::Simulcast);
     }
-    for &pt in payload_types {
-        let is_rtx = rtpmaps.iter().any(|(known, map)| *known == pt && map.to_ascii_lowercase().starts_with("rtx/"));
-        let apt =
-            || parameters(section, pt).split(';').find_map(|p| p.trim().strip_prefix("apt=")?.trim().parse().ok());
-        if !is_rtx || !is_usable(pt) {
-            continue;
-        }
-        let repaired: Option<u8> = apt();
-        if let Some(format) = formats.iter_mut().find(|f| Some(f.payload_type) == repaired && f.rtx.is_none()) {
-            claimed.payload_type(pt)?;
-            format.rtx = Some(pt);
-        }
-    }
-    match (formats.is_empty(), kind) {
-        (false, _) => Ok(formats),
-        (true, MediaKind::Audio) => Err(Unusable::NoCommonCodec("audio", "opus")),
-        (true, MediaKind::Video) => Err(Unusable::NoCommonCodec("video", "VP8, VP9, H264, H265, AV1")),
-    }
+    Ok(rids)
 }
 
-/// One format, when it is one that we pass through.
-fn format(section: &Section, kind: MediaKind, payload_type: u8, rtpmap: &str) -> Option<OfferedFormat> {
-    let mut parts = rtpmap.split('/');
-    let codec = Codec::from_name(parts.next()?.trim()).filter(|c| c.kind() == kind)?;
-    let clock_rate: u32 = parts.next()?.trim().parse().ok()?;
-    let channels: Option<u8> = match parts.next() {
-        Some(channels) => Some(channels.trim().parse().ok()?),
-        None => None,
-    };
-    // RFC 7587 §7: always opus/48000/2. All our video runs at 90 kHz.
-    let expected = match kind {
-        MediaKind::Audio => (48_000, Some(2)),
-        MediaKind::Video => (90_000, None),
-    };
-    if (clock_rate, channels) != expected || !is_usable(payload_type) {
-        return None;
-    }
-    let fmtp = repaired_fmtp(codec, parameters(section, payload_type));
-    let format = Format::parse(codec, &fmtp)?;
-    let feedback = |wanted: &str| {
-        section.all("rtcp-fb").any(|value| {
-            let (target, feedback) = value.split_once(' ').unwrap_or((value, ""));
-            // `*` means every format of the m-line (RFC 4585 §4.2); str0m knows numbers only.
-            (target == "*" || target.parse() == Ok(payload_type)) && feedback.trim().eq_ignore_ascii_case(wanted)
-        })
-    };
-    Some(OfferedFormat {
-        payload_type,
-        rtx: None,
-        format,
-        clock_rate,
-        channels,
-        nack: feedback("nack"),
-        pli: feedback("nack pli"),
-        fir: feedback("ccm fir"),
-        transport_cc: feedback("transport-cc"),
-        remb: feedback("goog-remb"),
-        fmtp,
-    })
-}
-
-/// With a marker bit, 64 to 95 look like RTCP packet types 192 to 223, so RFC 5761 §4 bars them from a port that
-/// carries both.
-fn is_usable(payload_type: u8) -> bool {
-    payload_type < 64 || (96..128).contains(&payload_type)
-}
-
-/// All `a=fmtp` parameters of a payload type as one list.
-fn parameters(section: &Section, payload_type: u8) -> String {
-    let lines = section.all("fmtp").filter_map(numbered).filter(|(pt, _)| *pt == payload_type);
-    let parameters = lines.flat_map(|(_, value)| value.split(';')).map(str::trim);
-    parameters.filter(|p| !p.is_empty() && p.is_ascii()).collect::<Vec<_>>().join(";")
-}
-
-/// FFmpeg 8.0 writes libavcodec's profile number, constrained flag (0x200) and all, in hex where two digits belong:
-/// `422001f` for constrained baseline, level 3.1.
-fn repaired_fmtp(codec: Codec, fmtp: String) -> String {
-    let Some(value) = parameter(&fmtp, "profile-level-id").filter(|v| codec == Codec::H264 && v.len() == 7) else {
-        return fmtp;
-    };
-    let constraints = match (value.get(..2), value.get(2..5), value.get(5..)) {
-        (Some(profile), Some("200"), Some(level)) => format!("{profile}e0{level}"),
-        _ => return fmtp,
-    };
-    fmtp.replace(value, &constraints)
-}
-
-/// `a=rid`, `a=simulcast` and the two rid extensions are left out for now: str0m then negotiates one encoding, and a
-/// browser sends one. Simulcast layers come with layer selection.
-fn extensions(section: &Section, claimed: &mut Claimed) -> Vec<(u8, String)> {
-    const RIDS: [&str; 2] =
-        ["urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id", "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id"];
+/// The two rid extensions only with simulcast.
+fn extensions(section: &Section, claimed: &mut Claimed, simulcast: bool) -> Vec<(u8, String)> {
     let mut extensions: Vec<(u8, String)> = Vec::new();
     for value in section.all("extmap") {
         let mut words = value.split_ascii_whitespace();
@@ -420,15 +329,15 @@ fn extensions(section: &Section, claimed: &mut Claimed) -> Vec<(u8, String)> {
         // 15 is reserved in the one-byte form (RFC 8285 §4.2).
         let fits = (1..=EXTENSION_ID_MAX).contains(&id) && id != 15 && uri.is_ascii();
         let known = extensions.iter().any(|(i, u)| *i == id || u == uri);
-        if fits && !known && !RIDS.contains(&uri) && claimed.extension(id, uri) {
+        if fits && !known && (simulcast || !RID_EXTENSIONS.contains(&uri)) && claimed.extension(id, uri) {
             extensions.push((id, uri.to_owned()));
         }
     }
     extensions
 }
 
-/// The SSRC that the client announces, with its RTX. Of several (simulcast by munging) the first one is what is left
-/// when simulcast is not answered; with rids nobody can tell, and str0m finds it by the mid of the packets.
+/// The SSRC that the client announces, with its RTX. Of several (simulcast by munging) the first one is what is left, for
+/// that is not answered; layers with rids are found by the header extensions of their packets.
 fn source(section: &Section) -> Option<Source> {
     let fid = |ssrc: u32| {
         section.all("ssrc-group").find_map(|group| {
@@ -448,15 +357,8 @@ fn source(section: &Section) -> Option<Source> {
             mains.push((main, rtx));
         }
     }
-    let has_rids = section.has("simulcast") || section.has("rid");
-    if has_rids && mains.len() > 1 {
+    if section.has("rid") && mains.len() > 1 {
         return None;
     }
     mains.first().map(|&(ssrc, rtx)| Source { ssrc, rtx })
-}
-
-/// `"96 VP8/90000"` as number and rest.
-fn numbered(value: &str) -> Option<(u8, &str)> {
-    let (number, rest) = value.split_once(' ')?;
-    Some((number.parse().ok()?, rest.trim()))
 }

@@ -1,7 +1,7 @@
 //! Recorded offers of real clients, repairs, refusals, answers.
 
 use proptest::prelude::*;
-use str0m::change::SdpOffer;
+use str0m::change::{SdpAnswer, SdpOffer};
 use str0m::media::{Direction, MediaKind};
 
 use super::*;
@@ -52,7 +52,7 @@ fn every_recorded_offer_is_understood() {
         assert_eq!(facts(&offer), expected);
         assert_eq!(offer.ice_ufrag, ufrag);
         assert!(offer.fingerprint.starts_with("sha-256 "), "{}", offer.fingerprint);
-        SdpOffer::from_sdp_string(&offer.sdp).expect("str0m reads what we wrote");
+        SdpOffer::from_sdp_string(&offer.sdp()).expect("str0m reads what we wrote");
     };
     check(CHROMIUM, "CgqI", "audio 0 sendonly 111:opus; video 1 sendonly 96:VP8/97");
     check(CHROMIUM_SIMULCAST, "Ak74", "audio 0 sendonly 111:opus; video 1 sendonly 96:VP8/97");
@@ -93,15 +93,15 @@ fn a_wildcard_feedback_line_counts_for_every_format() {
     let text = FFMPEG.replace("a=rtcp-fb:106 nack", "a=rtcp-fb:* nack\r\na=rtcp-fb:* nack pli");
     let offer = Offer::parse(&text).expect("usable");
     assert!(offer.media[1].formats[0].pli);
-    assert!(offer.sdp.contains("a=rtcp-fb:106 nack pli\r\n"));
+    assert!(offer.sdp().contains("a=rtcp-fb:106 nack pli\r\n"));
 }
 
 #[test]
 fn harmless_faults_are_repaired() {
     let check = |text: &str, expected: &str| {
         let offer = Offer::parse(text).expect(expected);
-        assert!(offer.sdp.contains(expected), "{expected} not in\n{}", offer.sdp);
-        SdpOffer::from_sdp_string(&offer.sdp).expect("str0m reads what we wrote");
+        assert!(offer.sdp().contains(expected), "{expected} not in\n{}", offer.sdp());
+        SdpOffer::from_sdp_string(&offer.sdp()).expect("str0m reads what we wrote");
     };
     let audio_only = &FFMPEG[..FFMPEG.find("m=video").expect("video")];
     check(audio_only, "a=group:BUNDLE 0\r\n");
@@ -119,23 +119,43 @@ fn harmless_faults_are_repaired() {
 }
 
 #[test]
-fn simulcast_is_left_out_so_that_one_encoding_is_negotiated() {
+fn simulcast_layers_are_read_in_their_order() {
     let offer = Offer::parse(CHROMIUM_SIMULCAST).expect("recorded");
-    for gone in ["simulcast", "a=rid", "rtp-stream-id", " tcp ", "red/", "telephone"] {
-        assert!(!offer.sdp.contains(gone), "{gone} is in\n{}", offer.sdp);
+    assert_eq!(offer.media(MediaKind::Video).expect("video").rids, ["l", "m", "h"]);
+    for kept in ["a=rid:m send\r\n", "a=simulcast:send l;m;h\r\n", "sdes:rtp-stream-id", "sdes:repaired-rtp-stream-id"]
+    {
+        assert!(offer.sdp().contains(kept), "{kept} is not in\n{}", offer.sdp());
     }
-    assert!(offer.sdp.contains("urn:ietf:params:rtp-hdrext:sdes:mid"));
+    for gone in [" tcp ", "red/", "telephone"] {
+        assert!(!offer.sdp().contains(gone), "{gone} is in\n{}", offer.sdp());
+    }
+    let edit = |to: &str| Offer::parse(&CHROMIUM_SIMULCAST.replace("a=simulcast:send l;m;h", to));
+    let rids = |to: &str| edit(to).expect("usable").media(MediaKind::Video).expect("video").rids.clone();
+    assert_eq!(rids("a=simulcast:send 0,x;~1;2"), ["0", "1", "2"], "OBS, alternatives, a paused layer");
+    assert_eq!(rids("a=simulcast:recv a send l;m"), ["l", "m"]);
+    for none in ["a=simulcast:send l", "a=simulcast:recv l;m", "a=x"] {
+        assert!(rids(none).is_empty(), "{none}");
+        assert!(!edit(none).expect("usable").sdp().contains("rtp-stream-id"), "{none}");
+    }
+    for refused in ["l;m;l", "a;b;c;d;e", "l;;h", "l;123456789", "l;m\u{e9}", "l;a-b"] {
+        assert_eq!(
+            edit(&format!("a=simulcast:send {refused}")).unwrap_err(),
+            OfferError::Unusable(Unusable::Simulcast)
+        );
+    }
+    let hidden = CHROMIUM_SIMULCAST.replace("sdes:rtp-stream-id", "sdes:other");
+    assert_eq!(Offer::parse(&hidden).unwrap_err(), OfferError::Unusable(Unusable::Simulcast));
 }
 
 #[test]
 fn of_several_announced_ssrcs_the_first_is_kept_with_its_rtx() {
     let offer = Offer::parse(CHROMIUM).expect("recorded");
-    assert!(offer.sdp.contains("a=ssrc-group:FID 1200575082 3086418745\r\n"));
+    assert!(offer.sdp().contains("a=ssrc-group:FID 1200575082 3086418745\r\n"));
     let munged = CHROMIUM.to_owned()
         + "a=ssrc-group:SIM 1200575082 5 7\na=ssrc:5 cname:x\na=ssrc-group:FID 5 6\na=ssrc:6 cname:x\na=ssrc:7 cname:x\n";
-    assert_eq!(Offer::parse(&munged).expect("usable").sdp, offer.sdp);
-    let with_rids = munged + "a=rid:a send\na=rid:b send\na=simulcast:send a;b\n";
-    assert!(!Offer::parse(&with_rids).expect("usable").sdp.contains("a=ssrc:1200575082"));
+    assert_eq!(Offer::parse(&munged).expect("usable").sdp(), offer.sdp());
+    let with_rids = munged + "a=rid:a send\na=rid:b send\n";
+    assert!(!Offer::parse(&with_rids).expect("usable").sdp().contains("a=ssrc:1200575082"));
 }
 
 #[test]
@@ -211,7 +231,7 @@ fn payload_types_that_look_like_rtcp_are_left_out() {
 fn candidates_are_capped() {
     let many: String = (1..100).map(|i| format!("a=candidate:{i} 1 udp {i} 127.0.0.1 {i} typ host\n")).collect();
     let offer = Offer::parse(&(CHROMIUM.to_owned() + &many)).expect("usable");
-    assert_eq!(offer.sdp.matches("a=candidate:").count(), 32);
+    assert_eq!(offer.sdp().matches("a=candidate:").count(), 32);
 }
 
 #[test]
@@ -219,10 +239,10 @@ fn an_ice_restart_changes_the_transport_only() {
     let offer = Offer::parse(CHROMIUM).expect("recorded");
     let pwd = "0123456789012345678901";
     let candidate = "candidate:9 1 udp 1 127.0.0.1 7 typ host".to_owned();
-    let restarted = with_ice(&offer.sdp, "NewU", pwd, std::slice::from_ref(&candidate));
+    let restarted = with_ice(&offer.sdp(), "NewU", pwd, std::slice::from_ref(&candidate));
     let again = Offer::parse(&restarted).expect("still an offer");
     assert_eq!((again.ice_ufrag.as_str(), again.ice_pwd.as_str()), ("NewU", pwd));
-    assert_eq!(again.sdp, restarted);
+    assert_eq!(again.sdp(), restarted);
     assert_eq!(again.media, offer.media);
     assert_eq!(restarted.matches("a=candidate:").count(), 1);
     assert!(restarted.contains(&candidate));
@@ -381,14 +401,41 @@ proptest! {
     #[test]
     fn what_was_repaired_needs_no_repair(text in mutated()) {
         if let Ok(offer) = Offer::parse(&text) {
-            let again = Offer::parse(&offer.sdp).expect("our own text");
-            prop_assert_eq!(&again.sdp, &offer.sdp);
+            let again = Offer::parse(&offer.sdp()).expect("our own text");
+            prop_assert_eq!(&again.sdp(), &offer.sdp());
             prop_assert_eq!(&again.media, &offer.media);
             // str0m may still refuse; it must not panic while it reads.
-            let _ = SdpOffer::from_sdp_string(&offer.sdp);
+            let _ = SdpOffer::from_sdp_string(&offer.sdp());
+            prop_assert!(SdpOffer::from_sdp_string(&offer.transport()).is_ok(), "{}", offer.transport());
+            let transport = Offer::parse(&offer.transport()).expect("our own text");
+            prop_assert_eq!((&transport.ice_ufrag, &transport.ice_pwd), (&offer.ice_ufrag, &offer.ice_pwd));
+            prop_assert_eq!((&transport.fingerprint, transport.setup), (&offer.fingerprint, offer.setup));
+            prop_assert_eq!(&transport.candidates, &offer.candidates);
         }
         let _ = finish_answer(&text, &Offer::parse(CHROMIUM).expect("recorded"));
         let _ = SdpFrag::parse(&text);
+    }
+
+    #[test]
+    fn a_viewers_answer_can_be_read_and_is_whole(text in mutated()) {
+        let Ok(offer) = Offer::parse(&text) else { return Ok(()) };
+        let track = |ssrc| SendingTrack { name: "t".into(), ssrc, rtx_ssrc: Some(ssrc + 1) };
+        let ours = Sending {
+            id: 1,
+            ufrag: "abcd",
+            pwd: "0123456789012345678901",
+            fingerprint: &offer.fingerprint["sha-256 ".len()..],
+            candidates: &["candidate:1 1 udp 5 ::1 8080 typ host".to_owned()],
+            stream: "s",
+            cname: "c",
+            estimate: true,
+            tracks: &[track(1), track(3)],
+        };
+        let answer = viewer_answer(&offer, &ours).expect("short enough");
+        let read = SdpAnswer::from_sdp_string(&answer);
+        prop_assert!(read.is_ok(), "{:?} in\n{answer}", read);
+        prop_assert_eq!(finish_answer(&answer, &offer), Ok(answer.clone()), "nothing is left to finish");
+        prop_assert_eq!(answer.matches("\r\nm=").count(), offer.media.len());
     }
 }
 

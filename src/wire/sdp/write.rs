@@ -5,82 +5,66 @@ use std::fmt::Write;
 
 use str0m::media::{Direction, MediaKind};
 
-use super::OfferedMedia;
-
-/// What all m-lines have in common.
-pub(super) struct Header {
-    pub ufrag: String,
-    pub pwd: String,
-    pub fingerprint: String,
-    pub setup: String,
-    /// Each `candidate:…`.
-    pub candidates: Vec<String>,
-    /// `a=extmap-allow-mixed`.
-    pub mixed_extensions: bool,
-}
-
-/// One m-line.
-pub(super) struct Parts {
-    pub media: OfferedMedia,
-    pub extensions: Vec<(u8, String)>,
-    pub source: Option<Source>,
-    pub reduced_size_rtcp: bool,
-}
-
-/// An announced SSRC.
-pub(super) struct Source {
-    pub ssrc: u32,
-    pub rtx: Option<u32>,
-}
+use super::{Offer, OfferedMedia};
 
 pub(super) fn line(out: &mut String, content: fmt::Arguments) {
     // Writing to a String cannot fail.
     let _ = write!(out, "{content}\r\n");
 }
 
-pub(super) fn offer(header: &Header, parts: &[Parts]) -> String {
-    let mut out = String::with_capacity(4096);
-    let mut put = |content: fmt::Arguments| line(&mut out, content);
-    put(format_args!("v=0"));
-    put(format_args!("o=- 1 1 IN IP4 0.0.0.0"));
-    put(format_args!("s=-"));
-    put(format_args!("t=0 0"));
-    let mids: Vec<&str> = parts.iter().map(|p| p.media.mid.as_str()).collect();
-    put(format_args!("a=group:BUNDLE {}", mids.join(" ")));
-    if header.mixed_extensions {
-        put(format_args!("a=extmap-allow-mixed"));
-    }
-    for (index, part) in parts.iter().enumerate() {
-        media(&mut out, header, part, index == 0);
+pub(super) fn offer(offer: &Offer) -> String {
+    let mut out = String::with_capacity(6 * 1024);
+    let mids: Vec<&str> = offer.media.iter().map(|m| m.mid.as_str()).collect();
+    session(&mut out, &mids.join(" "), offer.mixed_extensions);
+    for (index, part) in offer.media.iter().enumerate() {
+        media(&mut out, offer, part, index == 0);
     }
     out
 }
 
-fn media(out: &mut String, header: &Header, part: &Parts, first: bool) {
+/// See [`Offer::transport`].
+pub(super) fn transport(offer: &Offer) -> String {
+    let mut out = String::with_capacity(1024);
+    session(&mut out, "0", false);
+    line(&mut out, format_args!("m=audio 9 UDP/TLS/RTP/SAVPF 111"));
+    line(&mut out, format_args!("c=IN IP4 0.0.0.0"));
+    bundled(&mut out, offer, true);
+    for attribute in ["mid:0", "inactive", "rtcp-mux", "rtpmap:111 opus/48000/2"] {
+        line(&mut out, format_args!("a={attribute}"));
+    }
+    out
+}
+
+fn session(out: &mut String, mids: &str, mixed_extensions: bool) {
+    for head in ["v=0", "o=- 1 1 IN IP4 0.0.0.0", "s=-", "t=0 0"] {
+        line(out, format_args!("{head}"));
+    }
+    line(out, format_args!("a=group:BUNDLE {mids}"));
+    if mixed_extensions {
+        line(out, format_args!("a=extmap-allow-mixed"));
+    }
+}
+
+/// The transport, as each m-line says it.
+fn bundled(out: &mut String, offer: &Offer, first: bool) {
     let mut put = |content: fmt::Arguments| line(out, content);
-    let Parts { media, .. } = part;
-    let kind = match media.kind {
-        MediaKind::Audio => "audio",
-        MediaKind::Video => "video",
-    };
-    let payload_types: Vec<String> = media
-        .formats
-        .iter()
-        .flat_map(|f| std::iter::once(f.payload_type).chain(f.rtx))
-        .map(|pt| pt.to_string())
-        .collect();
-    put(format_args!("m={kind} 9 UDP/TLS/RTP/SAVPF {}", payload_types.join(" ")));
-    put(format_args!("c=IN IP4 0.0.0.0"));
-    put(format_args!("a=ice-ufrag:{}", header.ufrag));
-    put(format_args!("a=ice-pwd:{}", header.pwd));
+    put(format_args!("a=ice-ufrag:{}", offer.ice_ufrag));
+    put(format_args!("a=ice-pwd:{}", offer.ice_pwd));
     // str0m gathers the candidates of all m-lines; BUNDLE has one transport, so they stand in the first.
-    for candidate in header.candidates.iter().filter(|_| first) {
+    for candidate in offer.candidates.iter().filter(|_| first) {
         put(format_args!("a={candidate}"));
     }
-    put(format_args!("a=fingerprint:{}", header.fingerprint));
-    put(format_args!("a=setup:{}", header.setup));
+    put(format_args!("a=fingerprint:{}", offer.fingerprint));
+    put(format_args!("a=setup:{}", offer.setup));
+}
+
+fn media(out: &mut String, offer: &Offer, media: &OfferedMedia, first: bool) {
+    line(out, format_args!("m={} 9 UDP/TLS/RTP/SAVPF {}", kind(media), payload_types(media)));
+    line(out, format_args!("c=IN IP4 0.0.0.0"));
+    bundled(out, offer, first);
+    let mut put = |content: fmt::Arguments| line(out, content);
     put(format_args!("a=mid:{}", media.mid));
-    for (id, uri) in &part.extensions {
+    for (id, uri) in &media.extensions {
         put(format_args!("a=extmap:{id} {uri}"));
     }
     put(format_args!(
@@ -93,7 +77,7 @@ fn media(out: &mut String, header: &Header, part: &Parts, first: bool) {
         }
     ));
     put(format_args!("a=rtcp-mux"));
-    if part.reduced_size_rtcp {
+    if media.reduced_size_rtcp {
         put(format_args!("a=rtcp-rsize"));
     }
     for f in &media.formats {
@@ -120,7 +104,13 @@ fn media(out: &mut String, header: &Header, part: &Parts, first: bool) {
             put(format_args!("a=fmtp:{rtx} apt={pt}"));
         }
     }
-    if let Some(source) = &part.source {
+    for rid in &media.rids {
+        put(format_args!("a=rid:{rid} send"));
+    }
+    if !media.rids.is_empty() {
+        put(format_args!("a=simulcast:send {}", media.rids.join(";")));
+    }
+    if let Some(source) = &media.source {
         if let Some(rtx) = source.rtx {
             put(format_args!("a=ssrc-group:FID {} {rtx}", source.ssrc));
         }
@@ -128,4 +118,17 @@ fn media(out: &mut String, header: &Header, part: &Parts, first: bool) {
             put(format_args!("a=ssrc:{ssrc} cname:-"));
         }
     }
+}
+
+pub(super) fn kind(media: &OfferedMedia) -> &'static str {
+    match media.kind {
+        MediaKind::Audio => "audio",
+        MediaKind::Video => "video",
+    }
+}
+
+/// As the m-line lists them: each format, then its RTX.
+pub(super) fn payload_types(media: &OfferedMedia) -> String {
+    let all = media.formats.iter().flat_map(|f| std::iter::once(f.payload_type).chain(f.rtx));
+    all.map(|pt| pt.to_string()).collect::<Vec<_>>().join(" ")
 }

@@ -1,0 +1,235 @@
+//! A publisher's side of a shard: its packets to all shards that have viewers, its layers as they are measured, and what is
+//! asked of its encoder.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use str0m::media::MediaKind;
+use tracing::info;
+
+use super::Shard;
+use super::message::{Event, LayerReport, PeerMessage, TrackReport};
+use crate::datagram::SendBatch;
+use crate::forward::gop::Gop;
+use crate::forward::keyframes::KeyframeRequests;
+use crate::forward::pacer::Meter;
+use crate::forward::select::Layer;
+use crate::forward::table::Stream;
+use crate::id::{Generation, Rid, ShardId, StreamId};
+use crate::limits::LAYERS_MAX;
+use crate::metrics::DropReason;
+use crate::session::{CloseReason, Session, TrackStarted};
+use crate::units::Instant;
+use crate::wire::packet::MediaPacket;
+
+/// How often layers are measured.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A layer that has sent nothing for so long is not there.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// A publisher's side of an entry.
+#[derive(Default)]
+pub(super) struct Publishing {
+    /// Viewers see it.
+    pub active: bool,
+    layers: [PublishedLayer; LAYERS_MAX],
+    pub tracks: [Option<TrackReport>; 2],
+    next_measure: Option<Instant>,
+}
+
+/// One layer of the video.
+#[derive(Default)]
+struct PublishedLayer {
+    keyframes: KeyframeRequests,
+    /// For shards whose first viewer comes between two keyframes.
+    gop: Gop<Arc<MediaPacket>>,
+    meter: Meter,
+    size: (u16, u16),
+    rid: Rid,
+    /// Highest ids of scalability layers seen.
+    spatial: u8,
+    temporal: u8,
+    last_packet: Option<Instant>,
+    /// As all shards know it.
+    shown_active: bool,
+}
+
+/// Of a publisher that viewers see, for control.
+pub(super) fn layer_reports(stream: &Stream) -> impl Iterator<Item = LayerReport> + use<> {
+    let id = stream.id;
+    let known = stream.layers().into_iter().filter(|l| l.active || l.bitrate > 0 || l.width > 0);
+    known.map(move |Layer { active, bitrate, width, height, rid, spatial, temporal }| LayerReport {
+        stream: id,
+        rid: rid.as_str().into(),
+        active,
+        bitrate,
+        width,
+        height,
+        spatial,
+        temporal,
+    })
+}
+
+impl Publishing {
+    pub fn new(session: &Session) -> Publishing {
+        let mut publishing = Publishing::default();
+        for (layer, rid) in publishing.layers.iter_mut().zip(session.rids()) {
+            layer.rid = rid;
+        }
+        publishing
+    }
+
+    fn handle_video(&mut self, now: Instant, packet: &Arc<MediaPacket>, stream: &Stream) {
+        let layer = &mut self.layers[usize::from(packet.layer)];
+        layer.meter.count(now, packet.payload.len());
+        layer.last_packet = Some(now);
+        let scalability = packet.descriptor.layer;
+        layer.spatial = layer.spatial.max(scalability.spatial);
+        layer.temporal = layer.temporal.max(scalability.temporal);
+        if packet.starts_keyframe {
+            layer.keyframes.handle_keyframe(now);
+            layer.size = packet.descriptor.layer.size.unwrap_or(layer.size);
+        }
+        layer.gop.insert(packet.clone());
+        if packet.starts_keyframe || !layer.shown_active {
+            self.show_layer(now, packet.layer, stream);
+        }
+        self.next_measure.get_or_insert(now + MEASURE_INTERVAL);
+    }
+
+    /// Tells all shards what there is to choose from.
+    fn show_layer(&mut self, now: Instant, index: u8, stream: &Stream) {
+        let layer = &mut self.layers[usize::from(index)];
+        layer.shown_active = layer.last_packet.is_some_and(|at| now.since(at) < SILENT);
+        let PublishedLayer { size: (width, height), rid, spatial, temporal, .. } = *layer;
+        let (active, bitrate) = (layer.shown_active, layer.meter.bitrate(now));
+        stream.set_layer(index, Layer { active, bitrate, width, height, rid, spatial, temporal });
+        stream.set_deaf(self.layers.iter().any(|l| l.keyframes.is_deaf()));
+    }
+
+    fn measure(&mut self, now: Instant, stream: &Stream) {
+        if !self.active || self.next_measure.is_none_or(|at| now < at) {
+            return;
+        }
+        for index in 0..self.layers.len() {
+            self.show_layer(now, index as u8, stream);
+        }
+        // A publisher that falls silent is not measured any more; its next packet starts it again.
+        let sends = self.layers.iter().any(|l| l.shown_active);
+        self.next_measure = sends.then_some(now + MEASURE_INTERVAL);
+    }
+
+    pub fn next_timeout(&self) -> Instant {
+        let keyframes = self.layers.iter().map(|l| l.keyframes.next_timeout()).min();
+        let measure = self.next_measure.filter(|_| self.active);
+        keyframes.into_iter().chain(measure).min().unwrap_or(Instant::FAR_FUTURE)
+    }
+}
+
+impl Shard {
+    pub(super) fn handle_track(&mut self, now: Instant, key: usize, track: TrackStarted) {
+        let entry = &mut self.sessions[key];
+        let stream = entry.session.stream;
+        if let Some(publishing) = &mut entry.publishing {
+            publishing.tracks[track.kind as usize] = Some(TrackReport {
+                stream,
+                kind: track.kind,
+                format: track.format,
+                packets: 0,
+                bytes: 0,
+                last_packet: now,
+            });
+        }
+        let event = Event::TrackStarted { session: entry.session.id, stream, kind: track.kind, format: track.format };
+        self.events.push_back(event);
+    }
+
+    /// A publisher's packet: once to each shard that has viewers of its kind.
+    pub(super) fn handle_media(&mut self, now: Instant, key: usize, packet: &Arc<MediaPacket>, out: &mut SendBatch) {
+        self.counters.media_received += 1;
+        self.counters.media_received_bytes += packet.payload.len() as u64;
+        if !self.is_active(now, key, packet.generation) {
+            return self.counters.drops.count(DropReason::Stale);
+        }
+        let entry = &mut self.sessions[key];
+        if let Some(publishing) = &mut entry.publishing {
+            if packet.kind == MediaKind::Video {
+                self.counters.keyframes_received += u64::from(packet.starts_keyframe);
+                publishing.handle_video(now, packet, &entry.slot.stream);
+            }
+            if let Some(track) = &mut publishing.tracks[packet.kind as usize] {
+                track.packets += 1;
+                track.bytes += packet.payload.len() as u64;
+                track.last_packet = now;
+            }
+        }
+        let mut interest = entry.slot.stream.interest(packet.kind, packet.layer);
+        let mine = 1u64 << self.id.index();
+        if interest & mine != 0 {
+            self.forward_here(now, packet, out);
+            interest &= !mine;
+        }
+        while interest != 0 {
+            let shard = ShardId(interest.trailing_zeros() as u16);
+            interest &= interest - 1;
+            self.counters.peer_packets_sent += 1;
+            self.peers.push_back((shard, PeerMessage::Media(packet.clone())));
+        }
+    }
+
+    /// Whether viewers see this publisher. Its first authenticated RTP makes it so, unless a later one has come first.
+    fn is_active(&mut self, now: Instant, key: usize, generation: Generation) -> bool {
+        let entry = &mut self.sessions[key];
+        let Some(publishing) = &mut entry.publishing else { return false };
+        let stream = &entry.slot.stream;
+        let current = stream.active();
+        if current == generation {
+            return true;
+        }
+        if current > generation || !stream.activate(generation, self.id) {
+            // Somebody took over: this one is told goodbye. The drain that brought us here goes on and sees to it.
+            entry.session.close(now, CloseReason::TakenOver);
+            return false;
+        }
+        publishing.active = true;
+        self.publishers.insert(stream.id, key);
+        info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "publisher live");
+        let event = Event::PublisherActive { session: entry.session.id, stream: stream.id, generation };
+        self.events.push_back(event);
+        true
+    }
+
+    /// A viewer somewhere needs a keyframe of a publisher on this shard.
+    pub(super) fn request_keyframe_here(&mut self, now: Instant, stream: StreamId, layer: u8, out: &mut SendBatch) {
+        let Some(&key) = self.publishers.get(&stream) else { return };
+        let Some(entry) = self.sessions.get_mut(key) else { return };
+        let Some(publishing) = &mut entry.publishing else { return };
+        publishing.layers[usize::from(layer)].keyframes.handle_request(now);
+        self.poll_publishing(now, key);
+        self.drain(now, key, out);
+    }
+
+    /// Sends a publisher the requests that are due, and measures its layers.
+    pub(super) fn poll_publishing(&mut self, now: Instant, key: usize) {
+        let Some(entry) = self.sessions.get_mut(key) else { return };
+        let Some(publishing) = &mut entry.publishing else { return };
+        for (index, layer) in publishing.layers.iter_mut().enumerate() {
+            if layer.keyframes.poll(now) && entry.session.request_keyframe(index as u8) {
+                self.counters.keyframe_requests_sent += 1;
+            }
+        }
+        if publishing.active {
+            entry.slot.stream.set_deaf(publishing.layers.iter().any(|l| l.keyframes.is_deaf()));
+        }
+        publishing.measure(now, &entry.slot.stream);
+    }
+
+    /// A shard has its first viewer of a layer.
+    pub(super) fn send_past(&mut self, stream: StreamId, layer: u8, to: ShardId) {
+        let Some(&key) = self.publishers.get(&stream) else { return };
+        let Some(publishing) = self.sessions.get(key).and_then(|e| e.publishing.as_ref()) else { return };
+        let packets = publishing.layers[usize::from(layer)].gop.packets().into();
+        self.peers.push_back((to, PeerMessage::Past { stream, packets }));
+    }
+}

@@ -1,0 +1,245 @@
+//! A viewer's first picture: a keyframe that has just come, one that the publisher is asked for, or a replay of what came
+//! since the last one.
+//!
+//! A replay runs through a track's past (`forward::gop`), the keyframe at once and the rest faster than it came, until it
+//! meets the present; from there on the viewer gets what everybody gets.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use str0m::media::MediaKind;
+
+use super::Shard;
+use super::message::PeerMessage;
+use super::viewers::{Found, note};
+use crate::datagram::SendBatch;
+use crate::forward::fanout::Joined;
+use crate::forward::keyframes::ANSWER_WAIT;
+use crate::forward::table::Stream;
+use crate::id::{Generation, StreamId};
+use crate::metrics::DropReason;
+use crate::session::egress::Written;
+use crate::units::Instant;
+use crate::wire::packet::{MediaPacket, Rendition};
+
+/// A keyframe that began so recently is replayed: the publisher is not asked for another one before a second has passed.
+const YOUNG: Duration = Duration::from_secs(1);
+
+/// What follows the keyframe is replayed so many times faster than it came.
+const REPLAY_FACTOR: u64 = 8;
+/// Where the track's own bitrate is not known yet: 2 Mbit/s.
+const UNKNOWN_BYTES_PER_SECOND: u64 = 250_000;
+
+/// Of all replays of a shard together, without their keyframes: a third of what a core sends. A replay that does not fit
+/// is cut down to its keyframe, and the viewer goes on with the next one.
+const REPLAY_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
+
+/// Viewers of a shard that have no picture yet, or are on their way to the present.
+#[derive(Default)]
+pub(super) struct Starts {
+    /// When the answer to a viewer's request is overdue. In order: all wait for the same time.
+    waiting: VecDeque<(Instant, usize)>,
+    replays: BinaryHeap<Reverse<Replay>>,
+    /// Rises with each message, so that replays take turns.
+    turn: u64,
+    budget: Budget,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Replay {
+    due: Instant,
+    turn: u64,
+    viewer: usize,
+    stream: StreamId,
+    rendition: Rendition,
+    /// Canonical number of the keyframe that it began with.
+    keyframe: u64,
+    /// Packets of the past that are sent.
+    sent: usize,
+    /// Nothing but the keyframe.
+    keyframe_only: bool,
+}
+
+#[derive(Default)]
+struct Budget {
+    bytes: u64,
+    at: Instant,
+}
+
+impl Budget {
+    fn take(&mut self, now: Instant, bytes: u64) -> bool {
+        let earned = u128::from(REPLAY_BYTES_PER_SECOND) * now.since(self.at).as_nanos() / 1_000_000_000;
+        self.bytes = (u128::from(self.bytes) + earned).min(REPLAY_BYTES_PER_SECOND.into()) as u64;
+        self.at = now;
+        let enough = bytes <= self.bytes;
+        if enough {
+            self.bytes -= bytes;
+        }
+        enough
+    }
+}
+
+impl Starts {
+    pub fn leave(&mut self, viewer: usize) {
+        self.waiting.retain(|(_, v)| *v != viewer);
+        self.replays.retain(|Reverse(r)| r.viewer != viewer);
+    }
+
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.replays.peek().is_some_and(|Reverse(r)| r.due <= now)
+    }
+
+    pub fn next_timeout(&self) -> Instant {
+        let replay = self.replays.peek().map_or(Instant::FAR_FUTURE, |Reverse(r)| r.due);
+        self.waiting.front().map_or(replay, |(overdue, _)| replay.min(*overdue))
+    }
+
+    fn push(&mut self, replay: Replay) {
+        self.turn += 1;
+        self.replays.push(Reverse(Replay { turn: self.turn, ..replay }));
+    }
+}
+
+impl Shard {
+    /// A viewer of video has joined.
+    pub(super) fn start_video(&mut self, now: Instant, viewer: usize, stream: &Arc<Stream>, out: &mut SendBatch) {
+        self.counters.keyframe_requests_received += 1;
+        let rendition = self.first_rendition(viewer, stream);
+        self.start_rendition(now, viewer, stream, rendition, out);
+    }
+
+    /// A viewer has no picture, and is to have one of this rendition.
+    pub(super) fn start_rendition(
+        &mut self,
+        now: Instant,
+        viewer: usize,
+        stream: &Arc<Stream>,
+        rendition: Rendition,
+        out: &mut SendBatch,
+    ) {
+        if self.fanout.join(stream, MediaKind::Video, rendition, viewer) == Joined::First {
+            self.request_past(stream, rendition.layer);
+        }
+        if self.try_replay(now, viewer, stream.id, false) {
+            return;
+        }
+        self.fanout.joined(now, stream.id, rendition.layer);
+        self.request_keyframe(now, stream.id, rendition.layer, out);
+        self.starts.waiting.push_back((now + ANSWER_WAIT, viewer));
+    }
+
+    /// Viewers whose request was not answered are given the past.
+    pub(super) fn handle_overdue(&mut self, now: Instant) {
+        while let Some((overdue, viewer)) = self.starts.waiting.front().copied()
+            && overdue <= now
+        {
+            self.starts.waiting.pop_front();
+            let stream = self.sessions[self.viewers[viewer].session].session.stream;
+            self.try_replay(now, viewer, stream, true);
+        }
+    }
+
+    /// Starts a replay if the viewer has no picture, and either a keyframe is fresh or there is no use in asking for one.
+    fn try_replay(&mut self, now: Instant, viewer: usize, stream: StreamId, overdue: bool) -> bool {
+        let egress = &mut self.viewers[viewer].egress;
+        let rendition = egress.target();
+        let Some((gop, newest)) = self.fanout.gop(stream, rendition) else { return false };
+        let Some(began) = gop.began() else { return false };
+        let useless = overdue || self.fanout.stream(stream).is_some_and(|s| s.is_deaf());
+        if !(useless || now.since(began) <= YOUNG) {
+            return false;
+        }
+        let keyframe = &gop.packets()[0];
+        let end = gop.packets().iter().rev().find(|p| p.seq == newest).unwrap_or(keyframe);
+        if !egress.start_replay(rendition, keyframe, end) {
+            return false;
+        }
+        let keyframe_bytes: usize = gop.keyframe().iter().map(|p| p.packet.payload.len()).sum();
+        let fits = self.starts.budget.take(now, (gop.bytes() - keyframe_bytes) as u64);
+        let replay = Replay {
+            due: now,
+            turn: 0,
+            viewer,
+            stream,
+            rendition,
+            keyframe: keyframe.seq,
+            sent: 0,
+            keyframe_only: !(gop.is_whole() && fits),
+        };
+        self.starts.push(replay);
+        self.counters.replays_started += 1;
+        true
+    }
+
+    /// Writes the next message of the replay that is due; false when none is.
+    pub(super) fn replay_next(&mut self, now: Instant, out: &mut SendBatch, found: &mut Found) -> bool {
+        if !self.starts.is_due(now) {
+            return false;
+        }
+        let Some(Reverse(mut replay)) = self.starts.replays.pop() else { return false };
+        let rate = self.fanout.bytes_per_second(now, replay.stream, replay.rendition);
+        let viewer = &mut self.viewers[replay.viewer];
+        let egress = &mut viewer.egress;
+        let Some((gop, newest)) = self.fanout.gop(replay.stream, replay.rendition) else { return true };
+        if gop.packets().first().is_none_or(|p| p.seq != replay.keyframe) || !egress.is_replaying() {
+            // A new keyframe has come: it brings the viewer to the present.
+            return true;
+        }
+        let keyframe_packets = gop.keyframe().len();
+        let end = if replay.keyframe_only { keyframe_packets } else { gop.packets().len() };
+        if replay.sent >= end {
+            let whole = !replay.keyframe_only && gop.is_whole();
+            egress.end_replay(whole.then_some(newest + 1));
+            if !whole {
+                note(&mut found.keyframe_wanted, (replay.stream, replay.rendition.layer));
+            }
+            return true;
+        }
+        let Some((packets, mut run)) = self.fanout.past_run(replay.stream, replay.rendition, replay.sent) else {
+            return true;
+        };
+        run.packets.end = run.packets.end.min(end);
+        let in_keyframe = run.packets.end <= keyframe_packets;
+        let bytes = (run.packets.len() * run.payload_bytes) as u64;
+        replay.sent = run.packets.end;
+        match egress.replay(packets, &run, out) {
+            Written::Sent { packets, payload_bytes } => {
+                self.counters.media_forwarded += u64::from(packets);
+                self.counters.media_forwarded_bytes += u64::from(payload_bytes);
+            }
+            Written::NoPayloadType => {
+                note(&mut found.unsuitable, viewer.session);
+                self.counters.drops.count_many(DropReason::NoPayloadType, run.packets.len() as u64);
+                return true;
+            }
+            _ => {}
+        }
+        if !in_keyframe {
+            let rate = rate.unwrap_or(UNKNOWN_BYTES_PER_SECOND).max(UNKNOWN_BYTES_PER_SECOND) * REPLAY_FACTOR;
+            replay.due = now + Duration::from_nanos(bytes * 1_000_000_000 / rate);
+        }
+        self.starts.push(replay);
+        true
+    }
+
+    /// This shard has its first viewer of a layer: its past is with the publisher's.
+    fn request_past(&mut self, stream: &Stream, layer: u8) {
+        if stream.active() != Generation::default() {
+            let message = PeerMessage::PastRequest { stream: stream.id, layer, from: self.id };
+            self.peers.push_back((stream.publisher_shard(), message));
+        }
+    }
+
+    /// Viewers that wait may have been waiting for this.
+    pub(super) fn handle_past(&mut self, now: Instant, stream: StreamId, packets: &[Arc<MediaPacket>]) {
+        self.fanout.handle_past(packets);
+        let waiting: Vec<usize> = self.starts.waiting.iter().map(|(_, viewer)| *viewer).collect();
+        for viewer in waiting {
+            if self.sessions[self.viewers[viewer].session].session.stream == stream {
+                self.try_replay(now, viewer, stream, false);
+            }
+        }
+    }
+}

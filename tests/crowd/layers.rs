@@ -1,0 +1,231 @@
+//! A viewer and three layers of one video: what it gets when it, or the publisher, changes its mind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::fairness::{deliver, room};
+use crate::room::{Room, STREAM};
+use manycast::forward::select::{Layer, Wish};
+use manycast::id::{Generation, SessionId, ShardId};
+use manycast::shard::ShardConfig;
+use manycast::shard::message::{Command, PeerMessage};
+use manycast::sim::client::Got;
+use manycast::wire::codec::Format;
+use manycast::wire::packet::{EndToEnd, MediaPacket};
+use str0m::media::MediaKind;
+
+const ELSEWHERE: ShardId = ShardId(1);
+const VIEWER: SessionId = SessionId(1);
+
+/// Layers of 150 kbit/s, 500 kbit/s and 1.7 Mbit/s whose publisher lives on another shard.
+fn layered(active: [bool; 3]) -> Room {
+    let room = room(0, ShardConfig::default());
+    assert!(room.stream.activate(Generation(1), ELSEWHERE));
+    show(&room, active);
+    room
+}
+
+fn show(room: &Room, active: [bool; 3]) {
+    for (i, (bitrate, height)) in [(150_000, 180), (500_000, 360), (1_700_000, 720)].into_iter().enumerate() {
+        let layer = Layer { active: active[i], bitrate, width: height * 16 / 9, height, ..Layer::default() };
+        room.stream.set_layer(i as u8, layer);
+    }
+}
+
+/// One packet, a frame by itself, of a layer; its payload tells which.
+fn give(room: &mut Room, layer: u8, seq: u64, starts_keyframe: bool) {
+    // Picture and packet numbers of the layers have nothing to do with each other.
+    let mut payload = vec![0x90, 0xe0, 0x80 | layer, seq as u8, seq as u8, 0, 0x10];
+    payload.extend(u32::from(layer).to_be_bytes());
+    payload.resize(500, 0);
+    let packet = MediaPacket {
+        stream: STREAM,
+        kind: MediaKind::Video,
+        layer,
+        generation: Generation(1),
+        format: Format::VP8,
+        ssrc: u32::from(layer) + 1,
+        seq: seq + 1000 * u64::from(layer),
+        timestamp: seq as u32 * 3000 + 1_000_000 * u32::from(layer),
+        marker: true,
+        starts_keyframe,
+        descriptor: manycast::wire::vp8::parse(&payload, true).expect("well-formed"),
+        extensions: EndToEnd::default(),
+        arrival: room.now,
+        captured: room.now,
+        payload: Arc::from(payload),
+    };
+    room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(packet)), &mut room.out);
+}
+
+/// Keyframes that the shard asks for, by layer; what it wants to know of the past is left out.
+fn asked(room: &mut Room) -> Vec<u8> {
+    let layer = |(_, message)| match message {
+        PeerMessage::KeyframeRequest { layer, .. } => Some(layer),
+        _ => None,
+    };
+    std::iter::from_fn(|| room.shard.poll_peer()).filter_map(layer).collect()
+}
+
+fn watch(room: &mut Room) {
+    room.watch();
+    room.run_until(|room| room.clients[0].connected_at.is_some());
+}
+
+/// A tenth of a second of all layers that are sent.
+fn play(room: &mut Room, layers: &[u8], seq: &mut u64, keyframes: &[u8]) {
+    for layer in layers {
+        give(room, *layer, *seq, keyframes.contains(layer));
+    }
+    *seq += 1;
+    deliver(room, || true);
+    room.now += Duration::from_millis(100);
+    room.shard.handle_timeout(room.now, &mut room.out);
+    deliver(room, || true);
+}
+
+fn layers_seen(got: &[Got]) -> Vec<u32> {
+    let mut seen: Vec<u32> = got.iter().map(|g| g.stamp.source).collect();
+    seen.dedup();
+    seen
+}
+
+#[track_caller]
+fn assert_continuous(got: &[Got]) {
+    for pair in got.windows(2) {
+        let [a, b] = pair else { continue };
+        assert_eq!(b.seq, a.seq + 1);
+        let ahead = b.timestamp.wrapping_sub(a.timestamp);
+        assert!((1..=20_000).contains(&ahead), "{ahead} ticks: {a:?} {b:?}");
+        let picture = |g: &Got| (g.picture_id.expect("VP8"), g.tl0_pic_idx.expect("VP8"));
+        let ((id, tl0), next) = (picture(a), picture(b));
+        assert_eq!(next, ((id + 1) & 0x7fff, tl0.wrapping_add(1)), "{a:?} {b:?}");
+    }
+}
+
+fn wish(room: &mut Room, wish: Wish) {
+    room.shard.handle_command(room.now, Command::SelectLayer { session: VIEWER, wish }, &mut room.out);
+}
+
+#[test]
+fn a_viewer_switches_at_the_new_layers_keyframe_and_sees_one_video() {
+    let mut room = layered([true; 3]);
+    watch(&mut room);
+    let mut seq = 1;
+    play(&mut room, &[0, 1, 2], &mut seq, &[0, 1, 2]);
+    asked(&mut room);
+    assert_eq!(room.stream.interest(MediaKind::Video, 2), 1);
+    wish(&mut room, Wish { max_height: Some(200), ..Wish::default() });
+    assert_eq!(asked(&mut room), [0]);
+    for _ in 0..3 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    }
+    assert_eq!(layers_seen(room.clients[0].got()), [2], "a delta frame is no beginning");
+    play(&mut room, &[0, 1, 2], &mut seq, &[0]);
+    for _ in 0..3 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    }
+    let got = room.clients[0].got().to_vec();
+    assert_eq!(layers_seen(&got), [2, 0]);
+    assert_eq!([0, 2].map(|layer| room.stream.interest(MediaKind::Video, layer)), [1, 0], "only what is shown comes");
+    wish(&mut room, Wish::default());
+    play(&mut room, &[0, 1, 2], &mut seq, &[2]);
+    play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    let got = room.clients[0].got().to_vec();
+    assert_eq!(layers_seen(&got), [2, 0, 2]);
+    // The first switch replaces layer 2 by layer 0 of the same moment, which is not shown twice.
+    assert_continuous(&got);
+}
+
+#[test]
+fn a_layer_that_stops_is_replaced_and_comes_back() {
+    let mut room = layered([true; 3]);
+    watch(&mut room);
+    let mut seq = 1;
+    play(&mut room, &[0, 1, 2], &mut seq, &[0, 1, 2]);
+    for _ in 0..11 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    }
+    asked(&mut room);
+    show(&room, [true, true, false]);
+    for _ in 0..2 {
+        play(&mut room, &[0, 1], &mut seq, &[]);
+    }
+    assert_eq!(asked(&mut room), [1]);
+    play(&mut room, &[0, 1], &mut seq, &[1]);
+    show(&room, [true; 3]);
+    for _ in 0..2 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    }
+    assert_eq!(asked(&mut room), [2]);
+    play(&mut room, &[0, 1, 2], &mut seq, &[2]);
+    play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    assert_eq!(layers_seen(room.clients[0].got()), [2, 1, 2]);
+}
+
+#[test]
+fn a_layer_that_sends_no_keyframe_is_left_alone_for_a_while() {
+    let mut room = layered([true, true, false]);
+    watch(&mut room);
+    let mut seq = 1;
+    play(&mut room, &[0, 1], &mut seq, &[0, 1]);
+    show(&room, [true; 3]);
+    let mut requests = 0;
+    for _ in 0..80 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+        requests += asked(&mut room).iter().filter(|l| **l == 2).count();
+    }
+    assert_eq!(layers_seen(room.clients[0].got()), [1]);
+    assert_eq!(room.stream.interest(MediaKind::Video, 2), 0, "it is given up");
+    assert!((1..=6).contains(&requests), "{requests}");
+    for _ in 0..80 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    }
+    play(&mut room, &[0, 1, 2], &mut seq, &[2]);
+    play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    assert_eq!(layers_seen(room.clients[0].got()), [1, 2], "and tried again");
+}
+
+/// VP8 with three temporal layers: 0 2 1 2, in frames of one packet.
+#[test]
+fn temporal_layers_above_the_wish_leave_no_trace() {
+    let mut room = layered([true, false, false]);
+    watch(&mut room);
+    wish(&mut room, Wish { max_temporal: Some(1), ..Wish::default() });
+    for seq in 1..=80u64 {
+        let temporal = [0u8, 2, 1, 2][(seq as usize - 1) % 4];
+        let tl0 = ((seq + 3) / 4) as u8;
+        let mut payload = vec![0x90, 0xe0, 0x80, seq as u8, tl0, temporal << 6, 0x10];
+        payload.extend(u32::from(temporal).to_be_bytes());
+        payload.resize(500, 0);
+        let packet = MediaPacket {
+            stream: STREAM,
+            kind: MediaKind::Video,
+            layer: 0,
+            generation: Generation(1),
+            format: Format::VP8,
+            ssrc: 1,
+            seq,
+            timestamp: seq as u32 * 3000,
+            marker: true,
+            starts_keyframe: seq == 1,
+            descriptor: manycast::wire::vp8::parse(&payload, true).expect("well-formed"),
+            extensions: EndToEnd::default(),
+            arrival: room.now,
+            captured: room.now,
+            payload: Arc::from(payload),
+        };
+        room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(packet)), &mut room.out);
+        deliver(&mut room, || true);
+        room.now += Duration::from_millis(33);
+        room.shard.handle_timeout(room.now, &mut room.out);
+    }
+    let got = room.clients[0].got();
+    assert_eq!(got.len(), 40);
+    for (i, pair) in got.windows(2).enumerate() {
+        let [a, b] = pair else { continue };
+        let pictures = b.picture_id.expect("VP8").wrapping_sub(a.picture_id.expect("VP8"));
+        assert_eq!((b.seq - a.seq, pictures, b.timestamp.wrapping_sub(a.timestamp)), (1, 1, 6000), "{i}");
+        assert_eq!(b.stamp.source, [1, 0][i % 2]);
+    }
+}
