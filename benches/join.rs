@@ -84,6 +84,7 @@ impl Server {
         let config = PeerConfig {
             epoch: Epoch::new(clock()),
             candidates: Arc::from([SocketAddr::from(([192, 0, 2, 1], 8080))]),
+            tcp_candidates: Arc::default(),
             crypto: dtls::crypto_provider(),
             certificate: Certificate::generate().expect("the operating system has randomness"),
         };

@@ -24,6 +24,8 @@ pub struct Config {
     /// Where media is received. An unspecified address stands for every interface of its family that is up. Default:
     /// all interfaces, IPv4 and IPv6, port 8080.
     pub udp: Vec<SocketAddr>,
+    /// Where ICE over TCP is accepted (RFC 6544); unspecified addresses as in `udp`. Default: nowhere.
+    pub ice_tcp: Vec<SocketAddr>,
     /// Who may publish; anyone without it.
     pub publish_token: Option<Secret>,
     /// Who may watch; anyone without it.
@@ -123,6 +125,7 @@ impl Config {
         };
         let seconds = |value: f64| Duration::from_secs_f64(value);
         let udp = flags.udp.iter().map(|v| values::udp(v)).collect::<Result<Vec<_>, _>>().map_err(of("udp"))?;
+        let ice_tcp = flags.ice_tcp.iter().map(|v| values::udp(v)).collect::<Result<Vec<_>, _>>();
         let unspecified = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let everywhere = |port| unspecified.map(|ip: IpAddr| SocketAddr::new(ip, port));
         let udp = match udp.is_empty() {
@@ -148,6 +151,7 @@ impl Config {
                 Some(value) => values::http(value).map_err(of("http"))?,
             },
             udp,
+            ice_tcp: ice_tcp.map_err(of("ice-tcp"))?.concat(),
             publish_token: parse(&flags.publish_token, "publish-token")?,
             view_token: parse(&flags.view_token, "view-token")?,
             cors_origins: values::cors_origins(&flags.cors_origin).map_err(of("cors-origin"))?,
@@ -232,6 +236,7 @@ mod tests {
         assert_eq!(config.udp.iter().map(ToString::to_string).collect::<Vec<_>>(), ["0.0.0.0:8080", "[::]:8080"]);
         assert!(config.pin && config.publish_token.is_none() && config.public_ips.is_empty());
         assert_eq!(config.cors_origins, CorsOrigins::Any);
+        assert!(config.ice_tcp.is_empty());
         assert_eq!(config.limits.connections_max, 1024);
         assert_eq!((config.gso_segments, config.gso_padding_percent), (16, 2));
     }
@@ -256,6 +261,7 @@ mod tests {
         };
         check("http = \"nonsense\"", "http (--http, MANYCAST_HTTP): \"nonsense\"");
         check("udp = \"1.2.3.4.5\"", "udp (--udp, MANYCAST_UDP)");
+        check("ice-tcp = \"nowhere\"", "ice-tcp (--ice-tcp, MANYCAST_ICE_TCP)");
         check("colour = 1", "colour: no such setting");
         check("http = ", "line 1");
         check("http = 1979-05-27", "http (--http, MANYCAST_HTTP): expected");

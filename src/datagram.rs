@@ -7,9 +7,32 @@ use std::ops::Range;
 use crate::limits;
 use crate::units::Instant;
 
-/// Which of a shard's sockets: an index into the list of local addresses that all shards share.
+/// Which of a shard's sockets: an index into the list of local addresses that all shards share. The upper half of the ids
+/// stands for addresses where TCP connections are accepted (RFC 6544), one connection per remote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u8);
+
+impl SocketId {
+    const STREAM: u8 = 0x80;
+
+    /// TCP addresses that have an id.
+    pub const STREAMS_MAX: usize = 128;
+
+    /// The id of the TCP address with this index, counted by itself; `None` beyond the 128th.
+    pub fn stream(index: usize) -> Option<SocketId> {
+        let index = u8::try_from(index).ok().filter(|i| i & SocketId::STREAM == 0)?;
+        Some(SocketId(index | SocketId::STREAM))
+    }
+
+    /// The index of a TCP address; `None` for a UDP socket.
+    pub fn stream_index(self) -> Option<usize> {
+        self.is_stream().then_some(usize::from(self.0 & !SocketId::STREAM))
+    }
+
+    pub fn is_stream(self) -> bool {
+        self.0 & SocketId::STREAM != 0
+    }
+}
 
 /// What a message is, in the order in which a full socket drops: video is repaired by NACKs, audio is heard, and without
 /// control (RTCP, STUN, DTLS) a session ends.
@@ -270,6 +293,14 @@ mod tests {
         batch.push(S, remote(), &[9], None);
         let got: Vec<&[u8]> = batch.iter().map(|r| r.data).collect();
         assert_eq!(got, [&[1u8, 1][..], &[2, 2], &[3], &[], &[9]]);
+    }
+
+    #[test]
+    fn streams_have_ids_of_their_own() {
+        let first = SocketId::stream(0).expect("the first");
+        assert!(first.is_stream() && !SocketId(127).is_stream());
+        assert_eq!(SocketId::stream(127).and_then(SocketId::stream_index), Some(127));
+        assert_eq!((SocketId::stream(128), SocketId(5).stream_index()), (None, None));
     }
 
     #[test]

@@ -117,6 +117,25 @@ pub const TRACK_QUEUE_PACKETS: usize = 2048;
 /// full, NACKs are not answered (and counted); a viewer repeats what it still misses.
 pub const RESEND_QUEUE_PACKETS: usize = 4096;
 
+/// Bytes that wait for one TCP connection: 1 s of 2 Mbit/s. What is older than that is worth less to a live viewer than
+/// what comes next. Above it whole video frames are dropped, then audio, control last.
+pub const STREAM_QUEUE_BYTES: usize = 256 * 1024;
+
+/// TCP connections of a node in all: with full queues they hold 256 MB. Beyond it new ones are closed at once; viewers over
+/// TCP are the exception.
+pub const STREAMS_MAX: usize = 1024;
+
+/// TCP connections of one address (IPv6: of one /64) that no session has taken yet: a browser opens one for each of its
+/// addresses and ours, and an office's viewers may share an address.
+pub const UNADOPTED_STREAMS_PER_IP_MAX: usize = 32;
+
+/// From a TCP connection to the end of its first frame, which must be a STUN request for a session here.
+pub const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// TCP connections on their way to one shard, which takes them within a turn. When it is full the connection is closed; its
+/// client tries again.
+pub const ACCEPTED_QUEUE: usize = 256;
+
 /// Simulcast layers of one video: browsers and OBS send three at most. An offer with more is refused.
 pub const LAYERS_MAX: usize = 4;
 

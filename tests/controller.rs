@@ -53,6 +53,7 @@ fn peer_config() -> PeerConfig {
     PeerConfig {
         epoch: Epoch::new(std::time::Instant::now()),
         candidates: Arc::from([([127, 0, 0, 1], 8080).into()]),
+        tcp_candidates: Arc::default(),
         crypto: crypto_provider(),
         certificate: Certificate::generate().expect("a certificate"),
     }

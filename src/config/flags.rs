@@ -45,6 +45,9 @@ flags! {
     http: Option<String> = "MANYCAST_HTTP", value_name = "IP:PORT";
     /// Where media is received; may be repeated [default: port 8080 of every interface]
     udp: Vec<String> = "MANYCAST_UDP", value_name = "IP:PORT", value_delimiter = ',';
+    /// Where media is also taken over TCP (ICE-TCP), for clients whose network blocks UDP; may be repeated; best the UDP
+    /// port's number, unless HTTP has it [default: nowhere]
+    ice_tcp: Vec<String> = "MANYCAST_ICE_TCP", value_name = "IP:PORT", value_delimiter = ',';
     /// Bearer token that publishers must present
     publish_token: Option<String> = "MANYCAST_PUBLISH_TOKEN", value_name = "TOKEN", hide_env_values = true;
     /// Bearer token that viewers must present

@@ -34,3 +34,4 @@ mod whip;
 
 pub use controller::{Controller, Output, Part};
 pub use exchange::{Request, Response};
+pub use rate::client_key;

@@ -63,7 +63,7 @@ impl RateLimit {
 }
 
 /// What counts as one client: an IPv4 address, or an IPv6 /64 (a customer's network; its hosts change addresses).
-pub(super) fn client_key(ip: IpAddr) -> IpAddr {
+pub fn client_key(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
         ip => ip,

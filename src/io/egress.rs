@@ -20,6 +20,7 @@ use tracing::warn;
 
 use super::address::Name;
 use super::routes::Routes;
+use super::tcp::Streams;
 use super::{BackendStats, SendReport};
 use crate::datagram::{Class, Kept, Outgoing, SendBatch, Unsent};
 use crate::limits;
@@ -208,12 +209,14 @@ impl Egress {
         }
     }
 
-    /// Sends the batch, one run per socket; `transmit` tries the messages of the list in order, though none of class
-    /// video once the socket was full, sets every result, and has let go of all of them when it returns.
+    /// Sends the batch, one run per socket, then what is for streams; `transmit` tries the messages of the list in order,
+    /// though none of class video once the socket was full, sets every result, and has let go of all of them when it
+    /// returns.
     pub(super) fn send(
         &mut self,
         batch: &mut SendBatch,
         sockets: usize,
+        streams: Option<&mut Streams>,
         stats: &mut BackendStats,
         transmit: &mut dyn FnMut(usize, &mut Messages),
     ) -> SendReport {
@@ -224,15 +227,37 @@ impl Egress {
         for socket in 0..sockets {
             self.run(&mut Run { batch, socket, full: false, report: &mut report, stats, transmit });
         }
-        for message in batch.iter().filter(|m| usize::from(m.socket.0) >= sockets) {
-            debug_assert!(false, "socket {} of {sockets}", message.socket.0);
-            report.errors += segments(message.data.len(), message.segment);
-        }
+        self.send_rest(batch, sockets, streams, &mut report, stats);
         report.kept = self.kept.iter().map(|k| segments(k.bytes.len(), k.segment)).sum();
         stats.full_kept += report.kept;
         stats.send_errors += report.errors;
         batch.settle(&mut self.kept, &mut self.unsent);
         report
+    }
+
+    /// What is for none of the sockets: each connection gets all of its own, then writes once.
+    fn send_rest(
+        &mut self,
+        batch: &SendBatch,
+        sockets: usize,
+        mut streams: Option<&mut Streams>,
+        report: &mut SendReport,
+        stats: &mut BackendStats,
+    ) {
+        for message in batch.iter().filter(|m| usize::from(m.socket.0) >= sockets) {
+            match &mut streams {
+                Some(streams) if message.socket.is_stream() => {
+                    streams.queue(&message, report, stats, &mut self.unsent);
+                }
+                _ => {
+                    debug_assert!(message.socket.is_stream(), "socket {} of {sockets}", message.socket.0);
+                    report.errors += segments(message.data.len(), message.segment);
+                }
+            }
+        }
+        if let Some(streams) = streams {
+            streams.flush(stats);
+        }
     }
 
     fn run(&mut self, run: &mut Run<'_>) {
@@ -444,7 +469,7 @@ mod tests {
     ) -> (SendReport, BackendStats, Vec<u64>) {
         let mut stats = BackendStats::default();
         let mut tried = Vec::new();
-        let report = egress.send(batch, 2, &mut stats, &mut |_, messages| {
+        let report = egress.send(batch, 2, None, &mut stats, &mut |_, messages| {
             for i in 0..messages.len() {
                 let datagrams = messages.accounts[i].part.datagrams();
                 tried.push(datagrams);

@@ -1,7 +1,7 @@
 //! Waiting for many descriptors at once: one epoll instance, with deadlines of nanoseconds where the kernel has them.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::Duration;
 
@@ -29,10 +29,26 @@ impl Epoll {
 
     /// From now on a wait reports `token` while `source` can be read (level-triggered).
     pub(super) fn watch(&self, source: impl AsFd, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
+        self.control(libc::EPOLL_CTL_ADD, source, libc::EPOLLIN, token)
+    }
+
+    /// As [`Epoll::watch`], for a source that is watched already; with `writable` also while it can be written.
+    pub(super) fn rewatch(&self, source: impl AsFd, token: u64, writable: bool) -> io::Result<()> {
+        let events = if writable { libc::EPOLLIN | libc::EPOLLOUT } else { libc::EPOLLIN };
+        self.control(libc::EPOLL_CTL_MOD, source, events, token)
+    }
+
+    /// A source that stays open is no longer watched; one that closes need not be told.
+    pub(super) fn unwatch(&self, source: impl AsFd) {
+        // It can only fail for a source that is not watched.
+        let _ = self.control(libc::EPOLL_CTL_DEL, source, 0, 0);
+    }
+
+    fn control(&self, operation: libc::c_int, source: impl AsFd, events: libc::c_int, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events as u32, u64: token };
         let (epoll, source) = (self.fd.as_raw_fd(), source.as_fd().as_raw_fd());
         // SAFETY: `event` lives for the call; both descriptors are open.
-        check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, source, &raw mut event) }).map(|_| ())
+        check(unsafe { libc::epoll_ctl(epoll, operation, source, &raw mut event) }).map(|_| ())
     }
 
     /// Waits for as many events as there is room for and returns how many came; a signal ends it with none. `None` has no
@@ -75,6 +91,13 @@ impl Epoll {
         let ready =
             unsafe { libc::epoll_wait(self.fd.as_raw_fd(), events.as_mut_ptr(), events.len() as libc::c_int, millis) };
         check(ready).map(|ready| ready as usize)
+    }
+}
+
+/// An epoll instance can be watched itself: it can be read while it has events.
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

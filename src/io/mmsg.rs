@@ -4,13 +4,14 @@
 //! meanwhile then ends the next wait at once, which costs one empty turn.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use super::egress::{self, Egress};
 use super::epoll::Epoll;
 use super::gro;
 use super::room::Room;
+use super::tcp::{Connection, Streams};
 use super::{Backend, BackendStats, Doorbell, FAILURES_IN_A_ROW_MAX, SendReport};
 use crate::datagram::{RecvBatch, SendBatch, SocketId};
 use crate::limits;
@@ -22,8 +23,9 @@ const MESSAGES: usize = 32;
 /// more, into the same few sets of the cache.
 const STRIDE: usize = limits::MERGED_BYTES_MAX.next_multiple_of(4096) + limits::DATAGRAM_BYTES_MAX;
 
-/// The epoll token of the doorbell; those of sockets are not told apart, all are read.
+/// The epoll tokens of the doorbell and of the set of TCP connections; those of sockets are not told apart, all are read.
 const BELL: u64 = u64::MAX;
+const STREAMS: u64 = u64::MAX - 1;
 
 pub(super) struct MmsgBackend {
     epoll: Epoll,
@@ -32,6 +34,8 @@ pub(super) struct MmsgBackend {
     /// The socket that is read first; moves on every turn, so that no socket starves another.
     first: usize,
     bell: Doorbell,
+    /// From the first connection on.
+    streams: Option<Streams>,
     room: Room,
     egress: Egress,
     stats: BackendStats,
@@ -55,14 +59,32 @@ impl MmsgBackend {
             sockets,
             first: 0,
             bell,
+            streams: None,
             room: Room::new(MESSAGES, limits::MERGED_BYTES_MAX, STRIDE),
             egress: Egress::new(),
             stats: BackendStats::default(),
         })
     }
 
-    /// Reads all sockets in rounds until they are empty or the batch is full.
+    /// Reads connections and all sockets, these in rounds, until they are empty or the batch is full.
     fn read(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+        let streams_first = self.streams.as_mut().is_some_and(Streams::take_turn);
+        if streams_first {
+            self.read_streams(batch)?;
+        }
+        self.read_sockets(batch)?;
+        if streams_first { Ok(()) } else { self.read_streams(batch) }
+    }
+
+    /// What is left of it ends the next wait.
+    fn read_streams(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+        match &mut self.streams {
+            Some(streams) => streams.receive(batch, &mut self.stats).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    fn read_sockets(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
         let count = self.sockets.len();
         self.first = (self.first + 1) % count;
         let mut empty = 0;
@@ -107,11 +129,11 @@ impl MmsgBackend {
         }
     }
 
-    /// Waits for a socket or the doorbell.
+    /// Waits for a socket, a connection or the doorbell.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.stats.waits += 1;
-        // Room for two: the doorbell and any socket. What is not reported this time is read anyway.
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
+        // Room for the doorbell, the connections and any socket. What is not reported this time is read anyway.
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 3];
         let ready = self.epoll.wait(&mut events, timeout)?;
         if events[..ready].iter().any(|event| event.u64 == BELL) && self.bell.silence() {
             self.stats.doorbells += 1;
@@ -135,8 +157,27 @@ impl Backend for MmsgBackend {
     }
 
     fn send(&mut self, batch: &mut SendBatch) -> SendReport {
-        let MmsgBackend { sockets, egress, stats, .. } = self;
-        egress.send(batch, sockets.len(), stats, &mut |socket, messages| egress::sendmmsg(&sockets[socket], messages))
+        let MmsgBackend { sockets, streams, egress, stats, .. } = self;
+        egress.send(batch, sockets.len(), streams.as_mut(), stats, &mut |socket, messages| {
+            egress::sendmmsg(&sockets[socket], messages)
+        })
+    }
+
+    fn adopt(&mut self, connection: Connection) -> io::Result<()> {
+        let streams = match &mut self.streams {
+            Some(streams) => streams,
+            none => {
+                let streams = Streams::new()?;
+                self.epoll.watch(streams.event(), STREAMS)?;
+                none.insert(streams)
+            }
+        };
+        streams.adopt(connection, &mut self.stats);
+        Ok(())
+    }
+
+    fn release(&mut self, socket: SocketId, remote: SocketAddr) -> Option<Connection> {
+        self.streams.as_mut()?.release(socket, remote, &mut self.stats)
     }
 
     fn doorbell(&self) -> Doorbell {

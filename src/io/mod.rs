@@ -1,8 +1,8 @@
-//! UDP in and out of one shard: two backends behind one trait, the sockets they own, and which of the two to take.
+//! Packets in and out of one shard: two backends behind one trait, the sockets they own, and which of the two to take.
 //!
 //! `uring` and `mmsg` cost the same within a few percent (design notes; `benches/io.rs` measures it again), so a
 //! host that forbids io_uring is not a degraded one. Neither knows RTP, shards or time: a batch comes in, a batch
-//! goes out, and a doorbell ends a wait.
+//! goes out, and a doorbell ends a wait. TCP connections, for clients whose network blocks UDP, look like one more socket.
 //!
 //! ```text
 //!  sockets::open_group ──> one Vec<UdpSocket> per shard ──(shard's own thread)──> open(kind, sockets) ──> Backend
@@ -15,6 +15,7 @@ mod buffer_ring;
 mod doorbell;
 mod egress;
 mod epoll;
+mod framing;
 mod gro;
 pub mod many;
 mod mmsg;
@@ -22,19 +23,22 @@ mod probe;
 mod room;
 mod routes;
 pub mod sockets;
+mod stream_queue;
+mod tcp;
 mod uring;
 
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 pub use doorbell::Doorbell;
 pub use probe::{ProbeError, probe_uring};
+pub use tcp::Connection;
 
-use crate::datagram::{Class, RecvBatch, SendBatch};
+use crate::datagram::{Class, RecvBatch, SendBatch, SocketId};
 
 /// The sockets and the waiting of one shard. Made, used and dropped on the shard's thread.
 pub trait Backend {
@@ -58,6 +62,16 @@ pub trait Backend {
     /// ahead of the next one; offered for the second time in vain it is dropped. Otherwise the batch is empty afterwards;
     /// [`SendBatch::unsent`] tells whose datagrams were dropped.
     fn send(&mut self, batch: &mut SendBatch) -> SendReport;
+
+    /// Takes a TCP connection: from now on its frames come and go like datagrams of its socket and remote. What its queue
+    /// does not take is dropped at once, video first.
+    ///
+    /// # Errors
+    /// There are no descriptors left; the connection is closed.
+    fn adopt(&mut self, connection: Connection) -> io::Result<()>;
+
+    /// Gives a TCP connection back, to be closed or adopted elsewhere; `None` when there is none.
+    fn release(&mut self, socket: SocketId, remote: SocketAddr) -> Option<Connection>;
 
     /// A handle by which any thread ends the wait of [`receive`](Backend::receive).
     fn doorbell(&self) -> Doorbell;
@@ -119,6 +133,11 @@ pub struct BackendStats {
     pub send_errors: u64,
     /// Messages of several segments that the kernel refused and that went out as single datagrams instead.
     pub gso_refused: u64,
+    /// TCP connections that were taken, and that ended or went to another shard.
+    pub streams_opened: u64,
+    pub streams_closed: u64,
+    /// Datagrams that the queue of a TCP connection did not take or dropped again, by [`Class`].
+    pub stream_dropped: [u64; Class::ALL.len()],
 }
 
 /// How the ring backend sends.
@@ -183,7 +202,7 @@ pub fn select(choice: IoChoice) -> Result<Selection, ProbeError> {
 /// # Panics
 /// Without a socket, or with more than a `SocketId` can name.
 pub fn open(kind: BackendKind, sockets: Vec<UdpSocket>) -> io::Result<Box<dyn Backend>> {
-    assert!((1..=256).contains(&sockets.len()), "a shard has between 1 and 256 sockets");
+    assert!((1..=128).contains(&sockets.len()), "a shard has between 1 and 128 UDP sockets");
     Ok(match kind {
         BackendKind::Uring(path) => Box::new(uring::UringBackend::new(sockets, path)?),
         BackendKind::Mmsg => Box::new(mmsg::MmsgBackend::new(sockets)?),

@@ -10,13 +10,13 @@ use crate::datagram::SocketId;
 use crate::limits;
 
 /// Far longer than loopback takes, for hosts that are busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-const V4: &str = "127.0.0.1:0";
+pub(super) const V4: &str = "127.0.0.1:0";
 const V6: &str = "[::1]:0";
 
 /// Runs `body` for every backend that works here.
-fn check(body: impl Fn(BackendKind)) {
+pub(super) fn check(body: impl Fn(BackendKind)) {
     body(BackendKind::Mmsg);
     match probe_uring() {
         Ok(()) => {
@@ -28,7 +28,7 @@ fn check(body: impl Fn(BackendKind)) {
 }
 
 /// A backend over one socket per address.
-fn backend(kind: BackendKind, addresses: &[&str]) -> (Box<dyn Backend>, Vec<SocketAddr>) {
+pub(super) fn backend(kind: BackendKind, addresses: &[&str]) -> (Box<dyn Backend>, Vec<SocketAddr>) {
     let addresses: Vec<SocketAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
     let mut group = open_group(&addresses, 1).unwrap();
     (open(kind, group.shards.remove(0)).unwrap(), group.locals)
@@ -41,14 +41,14 @@ fn client(address: &str) -> UdpSocket {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Got {
-    socket: SocketId,
-    remote: SocketAddr,
-    data: Vec<u8>,
+pub(super) struct Got {
+    pub socket: SocketId,
+    pub remote: SocketAddr,
+    pub data: Vec<u8>,
 }
 
 /// Receives until `count` datagrams are there or the patience is over.
-fn receive(backend: &mut dyn Backend, count: usize) -> Vec<Got> {
+pub(super) fn receive(backend: &mut dyn Backend, count: usize) -> Vec<Got> {
     let mut batch = RecvBatch::new();
     let mut got = Vec::new();
     let end = now() + PATIENCE;

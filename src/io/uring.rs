@@ -3,7 +3,8 @@
 //! ```text
 //!  socket 0 ── RecvMsgMulti ┐                             ┌─ RECEIVE: copy out, recycle the buffer
 //!  socket 1 ── RecvMsgMulti ┼─> completion queue ─ drain ─┼─ BELL (a peer's MSG_RING), EVENT (eventfd): nothing more
-//!  eventfd  ── PollAdd multi┘                             └─ SEND: result of one SendMsg; RUNG: a bell that failed
+//!  eventfd  ── PollAdd multi┤                             ├─ SEND: result of one SendMsg; RUNG: a bell that failed
+//!  TCP set  ── PollAdd multi┘                             └─ STREAMS: the epoll set of connections is asked
 //! ```
 //!
 //! What the kernel may touch after a call returns: the buffers and the receive header, until every multishot has said
@@ -15,7 +16,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use super::address::{self, NAME_BYTES_MAX};
 use super::buffer_ring::{self, BufferRing};
 use super::egress::{self, Egress, Messages};
 use super::gro;
+use super::tcp::{Connection, Streams};
 use super::{Backend, BackendStats, Doorbell, FAILURES_IN_A_ROW_MAX, SendPath, SendReport};
 use crate::datagram::{RecvBatch, SendBatch, SocketId};
 use crate::limits;
@@ -59,6 +61,7 @@ mod token {
     /// Of a peer in `Intake::peers`; posted only when it failed.
     pub(super) const RUNG: u32 = 5;
     pub(super) const CANCEL: u32 = 6;
+    pub(super) const STREAMS: u32 = 7;
 
     pub(super) const fn of(kind: u32, index: usize) -> u64 {
         (kind as u64) << 32 | index as u64
@@ -73,6 +76,8 @@ pub(super) struct UringBackend {
     // Declared, and so dropped, before the memory that the kernel works on.
     ring: IoUring,
     intake: Intake,
+    /// From the first TCP connection on.
+    streams: Option<Streams>,
     egress: Egress,
     path: SendPath,
     /// The ring failed with messages still queued that point into a batch which is gone: it must not be entered again.
@@ -87,6 +92,9 @@ struct Intake {
     sockets: Vec<SocketState>,
     bell: Doorbell,
     bell_armed: bool,
+    streams_armed: bool,
+    /// A TCP connection may be read or written.
+    streams_ready: bool,
     /// Whom this ring has rung; an index here is the lower half of [`token::RUNG`].
     peers: Vec<Doorbell>,
     /// Completions that `send` met while it waited for its own. Bounded by the buffers and armed requests.
@@ -148,10 +156,13 @@ impl UringBackend {
                 sockets,
                 bell,
                 bell_armed: false,
+                streams_armed: false,
+                streams_ready: false,
                 peers: Vec::new(),
                 stash: VecDeque::new(),
                 stats: BackendStats::default(),
             },
+            streams: None,
             egress: Egress::new(),
             path,
             broken: false,
@@ -163,9 +174,9 @@ impl UringBackend {
         Ok(backend)
     }
 
-    /// Queues a receive for every socket that has none, and the poll of the eventfd.
+    /// Queues a receive for every socket that has none, and the polls of the eventfd and of the TCP connections.
     fn arm(&mut self) -> io::Result<()> {
-        let UringBackend { ring, intake, .. } = self;
+        let UringBackend { ring, intake, streams, .. } = self;
         for (index, state) in intake.sockets.iter_mut().enumerate().filter(|(_, state)| !state.armed) {
             let entry = opcode::RecvMsgMulti::new(Fixed(index as u32), &raw const *intake.kernel.header, BUFFER_GROUP)
                 .build()
@@ -185,6 +196,17 @@ impl UringBackend {
             // SAFETY: no memory is passed; the eventfd stays open as long as `intake.bell`.
             unsafe { push(ring, &entry)? };
             intake.bell_armed = true;
+        }
+        if let Some(streams) = streams
+            && !intake.streams_armed
+        {
+            let entry = opcode::PollAdd::new(Fd(streams.event().as_raw_fd()), libc::POLLIN as u32)
+                .multi(true)
+                .build()
+                .user_data(token::of(token::STREAMS, 0));
+            // SAFETY: no memory is passed; the epoll instance stays open as long as `streams`.
+            unsafe { push(ring, &entry)? };
+            intake.streams_armed = true;
         }
         Ok(())
     }
@@ -228,6 +250,16 @@ impl UringBackend {
         Ok(())
     }
 
+    /// Sees to TCP connections that have said something. What is left of it makes no new completion, so it is remembered.
+    fn receive_streams(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+        if let Some(streams) = &mut self.streams
+            && self.intake.streams_ready
+        {
+            self.intake.streams_ready = streams.receive(batch, &mut self.intake.stats)?;
+        }
+        Ok(())
+    }
+
     /// Cancels everything and waits until the kernel has let go; false if it would not.
     fn quiesce(&mut self) -> bool {
         if self.broken {
@@ -249,7 +281,8 @@ impl UringBackend {
             leftover.clear();
             // A socket that reports failures without end is what we are closing.
             let _ = self.drain(&mut leftover);
-            let idle = !self.intake.bell_armed && self.intake.sockets.iter().all(|state| !state.armed);
+            let polls = self.intake.bell_armed || self.intake.streams_armed;
+            let idle = !polls && self.intake.sockets.iter().all(|state| !state.armed);
             if idle && self.ring.submission().is_empty() {
                 return true;
             }
@@ -268,6 +301,10 @@ impl Intake {
             token::EVENT => {
                 self.bell_armed &= !ended;
                 self.stats.doorbells += u64::from(completion.result() > 0);
+            }
+            token::STREAMS => {
+                self.streams_armed &= !ended;
+                self.streams_ready = true;
             }
             token::RUNG => {
                 // The peer's ring is gone, or it cannot take the message: its eventfd still wakes it.
@@ -351,16 +388,22 @@ impl Backend for UringBackend {
         }
         self.arm()?;
         // Completions that did not fit into the last batch, or that `send` met, must not wait for new ones.
-        let waiting = !self.intake.stash.is_empty() || !self.ring.completion().is_empty();
+        let mut waiting = !self.intake.stash.is_empty() || !self.ring.completion().is_empty();
+        let streams_first = self.streams.as_mut().is_some_and(Streams::take_turn);
+        if streams_first {
+            self.receive_streams(batch)?;
+        }
+        waiting |= self.intake.streams_ready || !batch.is_empty();
         self.enter(if waiting { Some(Duration::ZERO) } else { timeout })?;
-        self.drain(batch)
+        self.drain(batch)?;
+        if streams_first { Ok(()) } else { self.receive_streams(batch) }
     }
 
     fn send(&mut self, batch: &mut SendBatch) -> SendReport {
-        let UringBackend { ring, intake, egress, path, broken, .. } = self;
+        let UringBackend { ring, intake, streams, egress, path, broken, .. } = self;
         let Intake { sockets, stash, stats, .. } = intake;
         let count = sockets.len();
-        egress.send(batch, count, stats, &mut |socket, messages| match path {
+        egress.send(batch, count, streams.as_mut(), stats, &mut |socket, messages| match path {
             SendPath::Mmsg => egress::sendmmsg(&sockets[socket].socket, messages),
             SendPath::Ring if *broken => fail(messages, libc::EBADFD),
             SendPath::Ring => {
@@ -370,6 +413,19 @@ impl Backend for UringBackend {
                 }
             }
         })
+    }
+
+    fn adopt(&mut self, connection: Connection) -> io::Result<()> {
+        let streams = match &mut self.streams {
+            Some(streams) => streams,
+            none => none.insert(Streams::new()?),
+        };
+        streams.adopt(connection, &mut self.intake.stats);
+        Ok(())
+    }
+
+    fn release(&mut self, socket: SocketId, remote: SocketAddr) -> Option<Connection> {
+        self.streams.as_mut()?.release(socket, remote, &mut self.intake.stats)
     }
 
     fn doorbell(&self) -> Doorbell {

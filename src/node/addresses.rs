@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::PublicIp;
 
-/// One socket per shard here.
+/// One UDP socket per shard here, or one TCP listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
     pub bind: SocketAddr,
@@ -15,8 +15,8 @@ pub struct Address {
 /// What decides about addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    /// `--udp`; unspecified addresses stand for all interfaces of their family.
-    pub udp: &'a [SocketAddr],
+    /// `--udp` or `--ice-tcp`; unspecified addresses stand for all interfaces of their family.
+    pub binds: &'a [SocketAddr],
     /// `--public-ip`, and what STUN has found.
     pub public: &'a [PublicIp],
     /// Whether HTTP listens on loopback: then this machine's own browser is who comes.
@@ -32,27 +32,27 @@ pub fn plan(wanted: Wanted, interfaces: &[IpAddr]) -> Vec<Address> {
             addresses.push(Address { bind, candidate });
         }
     };
-    for udp in wanted.udp {
-        if !udp.ip().is_unspecified() {
-            add(&mut addresses, *udp, public_of(udp.ip(), true, wanted.public).unwrap_or(udp.ip()));
+    for bind in wanted.binds {
+        if !bind.ip().is_unspecified() {
+            add(&mut addresses, *bind, public_of(bind.ip(), true, wanted.public).unwrap_or(bind.ip()));
             continue;
         }
         let mut first = true;
-        for ip in interfaces.iter().filter(|ip| ip.is_ipv4() == udp.is_ipv4() && is_routable(ip)) {
+        for ip in interfaces.iter().filter(|ip| ip.is_ipv4() == bind.is_ipv4() && is_routable(ip)) {
             let public = public_of(*ip, first, wanted.public);
             first = false;
             // With a public address set, private ones are not told: clients outside could only waste checks on them.
             let mapped = wanted.public.iter().any(|p| p.public.is_ipv4() == ip.is_ipv4());
             if public.is_some() || !mapped {
-                add(&mut addresses, SocketAddr::new(*ip, udp.port()), public.unwrap_or(*ip));
+                add(&mut addresses, SocketAddr::new(*ip, bind.port()), public.unwrap_or(*ip));
             }
         }
     }
     let nothing_else = addresses.is_empty();
     if wanted.http_on_loopback || nothing_else {
-        for udp in wanted.udp.iter().filter(|u| u.ip().is_unspecified()) {
-            for ip in interfaces.iter().filter(|ip| ip.is_ipv4() == udp.is_ipv4() && ip.is_loopback()) {
-                add(&mut addresses, SocketAddr::new(*ip, udp.port()), *ip);
+        for bind in wanted.binds.iter().filter(|b| b.ip().is_unspecified()) {
+            for ip in interfaces.iter().filter(|ip| ip.is_ipv4() == bind.is_ipv4() && ip.is_loopback()) {
+                add(&mut addresses, SocketAddr::new(*ip, bind.port()), *ip);
             }
         }
     }
@@ -87,7 +87,7 @@ mod tests {
         let udp: Vec<SocketAddr> = udp.iter().map(|s| s.parse().unwrap()).collect();
         let public: Vec<PublicIp> = public.iter().map(|(p, l)| PublicIp { public: ip(p), local: l.map(ip) }).collect();
         let interfaces: Vec<IpAddr> = INTERFACES.iter().map(|s| ip(s)).collect();
-        let wanted = Wanted { udp: &udp, public: &public, http_on_loopback };
+        let wanted = Wanted { binds: &udp, public: &public, http_on_loopback };
         let got: Vec<(String, String)> =
             plan(wanted, &interfaces).iter().map(|a| (a.bind.to_string(), a.candidate.to_string())).collect();
         let expected: Vec<(String, String)> = expected.iter().map(|(b, c)| (b.to_string(), c.to_string())).collect();
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn loopback_is_offered_when_there_is_nothing_else() {
-        let wanted = Wanted { udp: &["0.0.0.0:1".parse().unwrap()], public: &[], http_on_loopback: false };
+        let wanted = Wanted { binds: &["0.0.0.0:1".parse().unwrap()], public: &[], http_on_loopback: false };
         let got = plan(wanted, &["127.0.0.1".parse().unwrap()]);
         assert_eq!(got.len(), 1);
     }

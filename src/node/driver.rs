@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::mpsc::error::TrySendError;
+use tracing::warn;
 
-use crate::datagram::{Class, RecvBatch, SendBatch};
+use super::ice_tcp::Accepted;
+use crate::datagram::{Class, Received, RecvBatch, SendBatch};
 use crate::id::ShardId;
 use crate::io::{Backend, BackendStats, Doorbell};
 use crate::shard::Shard;
@@ -21,6 +23,7 @@ const PEER_MESSAGES_PER_TURN: usize = crate::limits::RECV_BATCH_DATAGRAMS;
 #[derive(Clone)]
 pub(super) struct Peer {
     pub inbox: Arc<Inbox<PeerMessage>>,
+    pub connections: Sender<Accepted>,
     pub doorbell: Doorbell,
 }
 
@@ -35,6 +38,8 @@ pub(super) struct Driver {
     /// All shards; this one too.
     peers: Vec<Peer>,
     commands: Receiver<Command>,
+    /// TCP connections for sessions of this shard.
+    connections: Receiver<Accepted>,
     events: EventSender,
     /// An event that control had no room for.
     held: Option<Event>,
@@ -78,6 +83,7 @@ impl Driver {
         clock: Clock,
         peers: Vec<Peer>,
         commands: Receiver<Command>,
+        connections: Receiver<Accepted>,
         events: EventSender,
     ) -> Driver {
         Driver {
@@ -86,6 +92,7 @@ impl Driver {
             clock,
             peers,
             commands,
+            connections,
             events,
             held: None,
             received: RecvBatch::new(),
@@ -132,6 +139,10 @@ impl Driver {
             self.shard.handle_command(now, command, &mut self.out);
             worked = true;
         }
+        while let Ok(accepted) = self.connections.try_recv() {
+            self.adopt(now, accepted);
+            worked = true;
+        }
         self.received.at = now;
         for datagram in self.received.iter() {
             self.shard.handle_datagram(now, datagram, &mut self.out);
@@ -156,14 +167,47 @@ impl Driver {
         worked |= self.shard.poll_transmit(now, &mut self.out);
         flush(&mut self.shard, self.backend.as_mut(), &mut self.out);
         self.shard.handle_flushed(self.clock.now());
+        while let Some((socket, remote)) = self.shard.poll_unused_stream() {
+            // Closed when dropped; the goodbye has just been sent.
+            self.backend.release(socket, remote);
+        }
         self.hand_over();
         // What a full socket did not take is offered once more, at once: a turn is its whole delay.
         worked | !self.out.is_empty()
     }
 
+    fn adopt(&mut self, now: Instant, accepted: Accepted) {
+        let Accepted { connection, first } = accepted;
+        let first = Received { socket: connection.socket(), remote: connection.remote(), data: &first };
+        match self.backend.adopt(connection) {
+            Ok(()) => self.shard.handle_datagram(now, first, &mut self.out),
+            Err(e) => warn!(shard = %self.shard.id(), error = %e, "a TCP connection is lost"),
+        }
+    }
+
+    /// A datagram that came by TCP for a session of another shard takes its connection along: only there it can be
+    /// answered. Gives other messages back.
+    fn pass_on_connection(&mut self, to: ShardId, message: PeerMessage) -> Option<PeerMessage> {
+        match message {
+            PeerMessage::Datagram(datagram) if datagram.socket.is_stream() => {
+                let Some(connection) = self.backend.release(datagram.socket, datagram.remote) else {
+                    return Some(PeerMessage::Datagram(datagram));
+                };
+                let peer = &self.peers[to.index()];
+                // When it takes none, the connection is closed.
+                if peer.connections.try_send(Accepted { connection, first: datagram.data }).is_ok() {
+                    peer.doorbell.ring();
+                }
+                None
+            }
+            message => Some(message),
+        }
+    }
+
     /// Gives peers what is theirs; rings each sleeper once.
     fn hand_over(&mut self) {
         while let Some((to, message)) = self.shard.poll_peer() {
+            let Some(message) = self.pass_on_connection(to, message) else { continue };
             match self.peers[to.index()].inbox.push(message) {
                 Ok(MustRing(true)) => self.to_ring.push(to),
                 Ok(MustRing(false)) => {}
@@ -236,5 +280,127 @@ fn figures(stats: BackendStats) -> Vec<(&'static str, u64)> {
         ("full_dropped_audio", stats.full_dropped[Class::Audio as usize]),
         ("full_dropped_control", stats.full_dropped[Class::Control as usize]),
         ("full_kept", stats.full_kept),
+        ("stream_opened", stats.streams_opened),
+        ("stream_closed", stats.streams_closed),
+        ("stream_dropped_video", stats.stream_dropped[Class::Video as usize]),
+        ("stream_dropped_audio", stats.stream_dropped[Class::Audio as usize]),
+        ("stream_dropped_control", stats.stream_dropped[Class::Control as usize]),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::datagram::SocketId;
+    use crate::forward::table::Stream;
+    use crate::id::{SessionId, StreamId};
+    use crate::io::{BackendKind, Connection};
+    use crate::session::negotiate::{self, PeerConfig, WatchRequest};
+    use crate::shard::ShardConfig;
+    use crate::shard::placement::Slot;
+    use crate::srtp::dtls::{self, Certificate};
+    use crate::units::Epoch;
+    use crate::wire::sdp::Offer;
+    use crate::wire::stun::write_binding_request;
+
+    const OFFER: &str = include_str!("../../tests/data/offers/chromium-view.sdp");
+
+    /// Two drivers on this thread, and where their connections and commands go.
+    fn pair(clock: Clock) -> ([Driver; 2], Vec<Peer>, Vec<crossbeam_channel::Sender<Command>>) {
+        let backends = [(); 2].map(|()| {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            crate::io::open(BackendKind::Mmsg, vec![socket]).unwrap()
+        });
+        let (connections, accepted): (Vec<_>, Vec<_>) = (0..2).map(|_| crossbeam_channel::bounded(4)).unzip();
+        let (senders, commands): (Vec<_>, Vec<_>) = (0..2).map(|_| crossbeam_channel::bounded(4)).unzip();
+        let peer = |(doorbell, connections): (Doorbell, &Sender<Accepted>)| Peer {
+            inbox: Arc::new(Inbox::with_capacity(16)),
+            connections: connections.clone(),
+            doorbell,
+        };
+        let peers: Vec<Peer> = backends.iter().map(|b| b.doorbell()).zip(&connections).map(peer).collect();
+        let mut queues = commands.into_iter().zip(accepted);
+        let mut index = 0;
+        let drivers = backends.map(|backend| {
+            let (commands, accepted) = queues.next().unwrap();
+            let shard = Shard::new(ShardId(index), ShardConfig::default());
+            index += 1;
+            let (events, _) = tokio::sync::mpsc::channel(16);
+            Driver::new(shard, backend, clock, peers.clone(), commands, accepted, events)
+        });
+        (drivers, peers, senders)
+    }
+
+    /// A connection whose client knows a session's credentials.
+    fn connection(ufrag: &str, pwd: &str) -> (TcpStream, Accepted) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let (stream, remote) = listener.accept().unwrap();
+        let socket = SocketId::stream(0).unwrap();
+        let connection = Connection::new(stream, socket, remote, Arc::default()).unwrap();
+        // The client's ufrag is the one of its offer.
+        let theirs = OFFER.lines().find_map(|l| l.strip_prefix("a=ice-ufrag:")).unwrap();
+        let first = write_binding_request(&format!("{ufrag}:{theirs}"), pwd, [7; 12], true).into();
+        (client, Accepted { connection, first })
+    }
+
+    /// A STUN success response, framed.
+    fn is_answered(mut client: &TcpStream) -> bool {
+        let mut read = [0; 200];
+        client.read(&mut read).is_ok_and(|_| read[2..4] == [1, 1])
+    }
+
+    #[test]
+    fn a_connection_follows_its_session_to_another_shard() {
+        let clock = Clock::new();
+        let ([mut wrong, mut right], peers, commands) = pair(clock);
+        let peer = PeerConfig {
+            epoch: Epoch::new(clock.start()),
+            candidates: Arc::from([([127, 0, 0, 1], 9).into()]),
+            tcp_candidates: Arc::from([([127, 0, 0, 1], 9).into()]),
+            crypto: dtls::crypto_provider(),
+            certificate: Certificate::generate().unwrap(),
+        };
+        let request =
+            WatchRequest { session: SessionId(1), stream: StreamId(1), published: Vec::new(), estimate: false };
+        let offer = Offer::parse(OFFER).unwrap();
+        let negotiated =
+            negotiate::watch(clock.now(), &peer, &offer, request, &mut StdRng::seed_from_u64(1)).ok().unwrap();
+        assert!(negotiated.answer.contains(" 1 tcp ") && negotiated.answer.contains(" tcptype passive"));
+        let (ufrag, pwd) = (negotiated.local_ufrag, negotiated.local_pwd);
+        let stream = Arc::new(Stream::new(StreamId(1), "live"));
+        let slot = Arc::new(Slot::new(SessionId(1), stream, negotiated.session));
+        for queue in &commands {
+            let announce = Command::Announce { ufrag: ufrag.clone(), pwd: pwd.clone(), slot: slot.clone() };
+            queue.send(announce).unwrap();
+        }
+
+        let (client, accepted) = connection(&ufrag, &pwd);
+        peers[1].connections.send(accepted).ok().unwrap();
+        right.turn(clock.now());
+        assert!(is_answered(&client));
+        assert_eq!(slot.owner(), Some(ShardId(1)));
+
+        let (client, accepted) = connection(&ufrag, &pwd);
+        peers[0].connections.send(accepted).ok().unwrap();
+        wrong.turn(clock.now());
+        assert!(!is_answered(&client));
+        right.turn(clock.now());
+        assert!(is_answered(&client));
+        assert_eq!(wrong.backend.stats().streams_closed, 1);
+
+        // Both end with the session.
+        let session = SessionId(1);
+        commands[1].send(Command::Close { session, reason: crate::session::CloseReason::Deleted }).unwrap();
+        right.turn(clock.now());
+        assert_eq!((right.shard.sessions(), right.backend.stats().streams_closed), (0, 2));
+    }
 }

@@ -12,6 +12,7 @@
 mod addresses;
 mod discovery;
 mod driver;
+mod ice_tcp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -28,6 +29,7 @@ use tracing::{error, warn};
 use crate::config::{Config, IoBackend, PublicIp, ShardCount};
 use crate::control::http::CommandSink;
 use crate::control::{self, Controller};
+use crate::datagram::SocketId;
 use crate::forward::burst::Segmenting;
 use crate::id::ShardId;
 use crate::io::sockets::{self, SocketError};
@@ -41,14 +43,20 @@ use crate::sync::Inbox;
 use crate::units::Epoch;
 use addresses::{Address, Wanted};
 use driver::{Driver, Peer};
+use ice_tcp::{Accepted, Acceptor, Directory};
 
 pub use driver::Clock;
+
+/// Sockets, rings and bells of up to 64 shards, and what the process has open anyway.
+const OTHER_FILES: usize = 1024;
 
 /// Why the node did not start. Each names what to change.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("http (--http): {address}: {source}{}", hint(.source))]
     Http { address: SocketAddr, source: io::Error },
+    #[error("ice-tcp (--ice-tcp): {address}: {source}{}", hint(.source))]
+    IceTcp { address: SocketAddr, source: io::Error },
     #[error("udp (--udp): {0}; choose another port, or stop what uses it")]
     Udp(#[from] SocketError),
     #[error("udp (--udp): no interface is up")]
@@ -82,7 +90,7 @@ pub fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), StartError
     let http = listener.local_addr().map_err(|source| StartError::Http { address: config.http, source })?;
     banner_http(&config, http, &mut banner);
 
-    let plan = plan_addresses(&config, &mut banner)?;
+    let Plan { udp: plan, tcp } = plan_addresses(&config, http, &mut banner)?;
     let (count, pinned) = shards_and_cores(&config, &mut banner);
     let selection = crate::io::select(match config.io {
         IoBackend::Auto => IoChoice::Auto,
@@ -94,6 +102,11 @@ pub fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), StartError
     let bound = group.locals.iter().zip(&plan);
     let candidates: Arc<[SocketAddr]> = bound.map(|(b, a)| SocketAddr::new(a.candidate, b.port())).collect();
     banner.push(format!("media    UDP {}", list(&candidates)));
+    let (streams, tcp_candidates) = listen(&tcp)?;
+    if !streams.is_empty() {
+        raise_file_limit(&config)?;
+        banner.push(format!("media    TCP {}, where UDP does not come through", list(&tcp_candidates)));
+    }
     banner.push(describe_io(&selection, &config));
     banner.extend(group.buffers.advice().map(|advice| format!("warning  {advice}")));
 
@@ -102,6 +115,7 @@ pub fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), StartError
     let peer_config = PeerConfig {
         epoch,
         candidates,
+        tcp_candidates,
         crypto: dtls::crypto_provider(),
         certificate: Certificate::generate().map_err(io::Error::other).map_err(system("DTLS certificate"))?,
     };
@@ -116,17 +130,29 @@ pub fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), StartError
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("tokio"))?;
 
     let (events, from_shards) = tokio::sync::mpsc::channel(limits::EVENT_QUEUE);
-    let (queues, doorbells, shards) = start_shards(selection.kind, group.shards, &pinned, clock, shard_config, &events)
-        .map_err(system("starting the shards"))?;
+    let Started { commands, connections, doorbells, threads } =
+        start_shards(selection.kind, group.shards, &pinned, clock, shard_config, &events)
+            .map_err(system("starting the shards"))?;
     drop(events);
+    let directory = (!streams.is_empty()).then(Arc::<Directory>::default);
+    let acceptor = directory.clone().map(|directory| {
+        let shards = connections.into_iter().zip(doorbells.iter().cloned()).collect();
+        Arc::new(Acceptor { directory, shards, places: Arc::default() })
+    });
+    let sink = Commands { queues: commands, doorbells, directory };
     banner.iter().for_each(|line| say(line));
     say("ready    Ctrl-C stops");
     let served = runtime.block_on(async {
         let stop = stop_signal()?;
-        control::http::serve(listener, controller, epoch, from_shards, Commands { queues, doorbells }, stop).await
+        for (socket, stream) in streams.into_iter().enumerate() {
+            if let (Some(acceptor), Some(socket)) = (acceptor.clone(), SocketId::stream(socket)) {
+                tokio::spawn(acceptor.run(tokio::net::TcpListener::from_std(stream)?, socket));
+            }
+        }
+        control::http::serve(listener, controller, epoch, from_shards, sink, stop).await
     });
     // A shard that has not said goodbye in time is not waited for.
-    for thread in shards.into_iter().filter(JoinHandle::is_finished) {
+    for thread in threads.into_iter().filter(JoinHandle::is_finished) {
         if thread.join().is_err() {
             error!("a shard panicked");
         }
@@ -160,17 +186,29 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 struct Commands {
     queues: Vec<Sender<Command>>,
     doorbells: Vec<Doorbell>,
+    /// Where TCP is accepted too: who may come there.
+    directory: Option<Arc<Directory>>,
 }
 
 impl CommandSink for Commands {
     fn send(&mut self, shard: ShardId, command: Command) -> Result<(), Command> {
+        // Before the answer leaves, as the shards.
+        if let Some(directory) = self.directory.as_ref().filter(|_| shard == ShardId(0)) {
+            directory.overhear(&command);
+        }
         self.queues[shard.index()].try_send(command).map_err(|e| e.into_inner())?;
         self.doorbells[shard.index()].ring();
         Ok(())
     }
 }
 
-type Started = (Vec<Sender<Command>>, Vec<Doorbell>, Vec<JoinHandle<()>>);
+/// The shards as others reach them, each list by shard.
+struct Started {
+    commands: Vec<Sender<Command>>,
+    connections: Vec<Sender<Accepted>>,
+    doorbells: Vec<Doorbell>,
+    threads: Vec<JoinHandle<()>>,
+}
 
 /// One thread per shard. Each opens its backend itself (a ring belongs to the thread that made it), then all tell
 /// each other their doorbells, then all run.
@@ -185,14 +223,17 @@ fn start_shards(
     let count = sockets.len();
     let inboxes: Vec<Arc<Inbox<PeerMessage>>> =
         (0..count).map(|_| Arc::new(Inbox::with_capacity(limits::PEER_QUEUE_MESSAGES))).collect();
+    let (connections, accepted): (Vec<Sender<Accepted>>, Vec<Receiver<Accepted>>) =
+        (0..count).map(|_| crossbeam_channel::bounded(limits::ACCEPTED_QUEUE)).unzip();
     let bells: Arc<Vec<OnceLock<io::Result<Doorbell>>>> = Arc::new((0..count).map(|_| OnceLock::new()).collect());
     let opened = Arc::new(Barrier::new(count + 1));
     let mut commands = Vec::new();
     let mut threads = Vec::new();
-    for (i, sockets) in sockets.into_iter().enumerate() {
+    for (i, (sockets, accepted)) in sockets.into_iter().zip(accepted).enumerate() {
         let (sender, receiver): (_, Receiver<Command>) = crossbeam_channel::bounded(limits::COMMAND_QUEUE);
         commands.push(sender);
         let (inboxes, bells, opened, events) = (inboxes.clone(), bells.clone(), opened.clone(), events.clone());
+        let connections = connections.clone();
         let core = pinned.get(i).copied().flatten();
         let thread = std::thread::Builder::new().name(format!("shard {i}")).spawn(move || {
             if let Some(core) = core
@@ -207,11 +248,11 @@ fn start_shards(
             };
             let _ = bells[i].set(bell);
             opened.wait();
-            let (Some(backend), Some(peers)) = (backend, peers(&inboxes, &bells)) else { return };
+            let (Some(backend), Some(peers)) = (backend, peers(&inboxes, &connections, &bells)) else { return };
             // Where a wait is late by up to 1 ms, a hold of 200 µs would be one of 1 ms.
             let video_hold = if backend.is_precise() { config.video_hold } else { Duration::ZERO };
             let shard = Shard::new(ShardId(i as u16), ShardConfig { video_hold, ..config });
-            if let Err(e) = Driver::new(shard, backend, clock, peers, receiver, events).run() {
+            if let Err(e) = Driver::new(shard, backend, clock, peers, receiver, accepted, events).run() {
                 error!(shard = i, error = %e, "the shard stopped");
             }
         })?;
@@ -226,22 +267,57 @@ fn start_shards(
             None => return Err(io::Error::other("a shard did not start")),
         }
     }
-    Ok((commands, doorbells, threads))
+    Ok(Started { commands, connections, doorbells, threads })
 }
 
 /// `None` when a shard has no backend: then nobody runs.
-fn peers(inboxes: &[Arc<Inbox<PeerMessage>>], bells: &[OnceLock<io::Result<Doorbell>>]) -> Option<Vec<Peer>> {
+fn peers(
+    inboxes: &[Arc<Inbox<PeerMessage>>],
+    connections: &[Sender<Accepted>],
+    bells: &[OnceLock<io::Result<Doorbell>>],
+) -> Option<Vec<Peer>> {
     let bells = bells.iter().map(|b| b.get().and_then(|b| b.as_ref().ok()).cloned());
-    inboxes.iter().zip(bells).map(|(inbox, bell)| Some(Peer { inbox: inbox.clone(), doorbell: bell? })).collect()
+    let peers = inboxes.iter().zip(connections).zip(bells);
+    peers
+        .map(|((inbox, connections), bell)| {
+            Some(Peer { inbox: inbox.clone(), connections: connections.clone(), doorbell: bell? })
+        })
+        .collect()
 }
 
-fn plan_addresses(config: &Config, banner: &mut Vec<String>) -> Result<Vec<Address>, StartError> {
+/// Where media is received.
+struct Plan {
+    udp: Vec<Address>,
+    tcp: Vec<Address>,
+}
+
+/// Each TCP connection takes a descriptor, and those of HTTP must not run out by it.
+fn raise_file_limit(config: &Config) -> Result<(), StartError> {
+    let wanted = limits::STREAMS_MAX + config.limits.connections_max + OTHER_FILES;
+    crate::io::many::raise_file_limit(wanted as u64).map(|_| ()).map_err(system("the limit of open files"))
+}
+
+/// Opens the listeners of ICE over TCP; the index of each is that of its candidate.
+fn listen(addresses: &[Address]) -> Result<(Vec<TcpListener>, Arc<[SocketAddr]>), StartError> {
+    let mut listeners = Vec::new();
+    let mut candidates = Vec::new();
+    for Address { bind, candidate } in addresses {
+        let failed = |source| StartError::IceTcp { address: *bind, source };
+        let listener = TcpListener::bind(bind).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        candidates.push(SocketAddr::new(*candidate, listener.local_addr().map_err(failed)?.port()));
+        listeners.push(listener);
+    }
+    Ok((listeners, candidates.into()))
+}
+
+fn plan_addresses(config: &Config, http: SocketAddr, banner: &mut Vec<String>) -> Result<Plan, StartError> {
     let interfaces: Vec<IpAddr> =
         if_addrs::get_if_addrs().map_err(StartError::Interfaces)?.into_iter().map(|i| i.ip()).collect();
     let http_on_loopback = config.http.ip().is_loopback();
     let mut public = config.public_ips.clone();
     if let Some(server) = &config.stun_server {
-        let wanted = Wanted { udp: &config.udp, public: &[], http_on_loopback: false };
+        let wanted = Wanted { binds: &config.udp, public: &[], http_on_loopback: false };
         for address in addresses::plan(wanted, &interfaces) {
             match discovery::mapped_address(server, address.bind) {
                 Ok(mapped) => {
@@ -261,12 +337,16 @@ fn plan_addresses(config: &Config, banner: &mut Vec<String>) -> Result<Vec<Addre
             }
         }
     }
-    let wanted = Wanted { udp: &config.udp, public: &public, http_on_loopback };
-    let plan = addresses::plan(wanted, &interfaces);
-    if plan.is_empty() {
+    let plan = |binds| addresses::plan(Wanted { binds, public: &public, http_on_loopback }, &interfaces);
+    let (udp, mut tcp) = (plan(&config.udp), plan(&config.ice_tcp));
+    if udp.is_empty() {
         return Err(StartError::NoAddress);
     }
-    Ok(plan)
+    // One that was not named itself gives way to HTTP.
+    tcp.retain(|a| a.bind != http || config.ice_tcp.contains(&a.bind));
+    // A host with more addresses than there are ids offers those that come first.
+    tcp.truncate(SocketId::STREAMS_MAX);
+    Ok(Plan { udp, tcp })
 }
 
 /// How many shards, and the CPU of each.

@@ -10,11 +10,12 @@ use rand::rngs::StdRng;
 use str0m::change::SdpOffer;
 use str0m::format::{self, CodecConfig, CodecSpec, FormatParams, PayloadParams};
 use str0m::media::{Frequency, MediaKind, Mid, Pt, Rid};
+use str0m::net::TcpType;
 use str0m::rtp::{Extension, ExtensionMap};
 use str0m::{Candidate, IceCreds, Rtc, RtcConfig};
 
 use super::egress::{ExtensionIds, TrackSetup};
-use super::peer::{Peer, PeerError};
+use super::peer::{Candidates, Peer, PeerError};
 use super::publisher::Publisher;
 use super::{Session, ViewerSetup};
 use crate::id::{self, Generation, SessionId, StreamId};
@@ -36,6 +37,8 @@ pub struct PeerConfig {
     pub epoch: Epoch,
     /// Host candidates, in the order of the answer (IPv4 first). Index = `SocketId`.
     pub candidates: Arc<[SocketAddr]>,
+    /// Where TCP connections are accepted (RFC 6544); after the others in the answer. Index as in `SocketId::stream`.
+    pub tcp_candidates: Arc<[SocketAddr]>,
     /// str0m's ciphers with our DTLS; one for the process.
     pub crypto: Arc<str0m::config::CryptoProvider>,
     pub certificate: Certificate,
@@ -145,7 +148,12 @@ pub fn publish(
     let rids = offer.media(MediaKind::Video).map(|m| m.rids.iter().map(|rid| Rid::from(rid.as_str())).collect());
     let rids = rids.unwrap_or_default();
     let publisher = Publisher::new(request.stream, request.generation, formats, rids, request.pli_interval);
-    let peer = Peer::new(rtc, config.epoch, config.candidates.clone(), false);
+    let peer = Peer::new(
+        rtc,
+        config.epoch,
+        Candidates { udp: config.candidates.clone(), tcp: config.tcp_candidates.clone() },
+        false,
+    );
     let session = Session::publisher(now, request.session, request.stream, peer, publisher);
     Ok(Negotiated {
         session: Box::new(session.with(sdp, observed)),
@@ -200,7 +208,12 @@ pub fn watch(
     };
     let answer = viewer_answer(offer, &sending)?;
     let viewer = ViewerSetup::new(tracks, keys, cname, rng.random());
-    let peer = Peer::new(rtc, config.epoch, config.candidates.clone(), true);
+    let peer = Peer::new(
+        rtc,
+        config.epoch,
+        Candidates { udp: config.candidates.clone(), tcp: config.tcp_candidates.clone() },
+        true,
+    );
     let session = Session::viewer(now, request.session, request.stream, peer, viewer);
     Ok(Negotiated {
         session: Box::new(session.with(transport, observed)),
@@ -235,6 +248,12 @@ fn start(rtc: &mut Rtc, now: Instant, config: &PeerConfig) -> Result<Vec<String>
     let mut written = Vec::with_capacity(config.candidates.len());
     for candidate in config.candidates.iter() {
         let host = Candidate::host(*candidate, "udp").map_err(|e| e.to_string())?;
+        written.extend(rtc.add_local_candidate(host).map(|known| known.to_sdp_string()));
+    }
+    for candidate in config.tcp_candidates.iter() {
+        // str0m's type preference for TCP is 36 below UDP's, so UDP wins wherever it works (RFC 6544 §4.2).
+        let host = Candidate::builder().tcp().host(*candidate).tcptype(TcpType::Passive).build();
+        let host = host.map_err(|e| e.to_string())?;
         written.extend(rtc.add_local_candidate(host).map(|known| known.to_sdp_string()));
     }
     Ok(written)

@@ -26,6 +26,7 @@ fn config() -> PeerConfig {
     PeerConfig {
         epoch: Epoch::new(std::time::Instant::now()),
         candidates: Arc::from([SocketAddr::from(([192, 0, 2, 1], 8080)), v6, SocketAddr::from(([192, 0, 2, 2], 8080))]),
+        tcp_candidates: Arc::default(),
         crypto: dtls::crypto_provider(),
         certificate: Certificate::generate().expect("a certificate"),
     }

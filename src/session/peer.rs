@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use str0m::net::{Protocol, Receive};
 use str0m::{Event, Input, Output, Rtc};
@@ -9,12 +10,37 @@ use str0m::{Event, Input, Output, Rtc};
 use crate::datagram::{SendBatch, SocketId};
 use crate::units::{Epoch, Instant};
 
+/// Our host candidates; index = socket.
+#[derive(Clone, Debug)]
+pub(super) struct Candidates {
+    pub udp: Arc<[SocketAddr]>,
+    pub tcp: Arc<[SocketAddr]>,
+}
+
+impl Candidates {
+    fn of(&self, socket: SocketId) -> (Protocol, SocketAddr) {
+        match socket.stream_index() {
+            Some(index) => (Protocol::Tcp, self.tcp[index]),
+            None => (Protocol::Udp, self.udp[usize::from(socket.0)]),
+        }
+    }
+
+    /// Both kinds may have the same addresses.
+    fn find(&self, protocol: Protocol, address: SocketAddr) -> Option<SocketId> {
+        let position = |list: &[SocketAddr]| list.iter().position(|c| *c == address);
+        match protocol {
+            Protocol::Udp => position(&self.udp).map(|index| SocketId(index as u8)),
+            Protocol::Tcp => position(&self.tcp).and_then(SocketId::stream),
+            Protocol::SslTcp | Protocol::Tls => None,
+        }
+    }
+}
+
 /// One `Rtc` and what is needed to drive it.
 pub(super) struct Peer {
     rtc: Box<Rtc>,
     epoch: Epoch,
-    /// Host candidates; index = socket.
-    candidates: std::sync::Arc<[SocketAddr]>,
+    candidates: Candidates,
     /// When str0m wants to be called.
     deadline: Instant,
     /// RTP and RTCP of this session are ours: str0m must send none.
@@ -37,7 +63,7 @@ pub(super) enum PeerError {
 }
 
 impl Peer {
-    pub fn new(rtc: Rtc, epoch: Epoch, candidates: std::sync::Arc<[SocketAddr]>, media_is_ours: bool) -> Peer {
+    pub fn new(rtc: Rtc, epoch: Epoch, candidates: Candidates, media_is_ours: bool) -> Peer {
         Peer {
             rtc: Box::new(rtc),
             epoch,
@@ -58,10 +84,10 @@ impl Peer {
         remote: SocketAddr,
         data: &[u8],
     ) -> Result<bool, PeerError> {
-        let local = self.candidates[usize::from(socket.0)];
+        let (protocol, local) = self.candidates.of(socket);
         let now = self.epoch.to_std(now);
         self.with_rtc(|rtc| {
-            let Ok(receive) = Receive::new(Protocol::Udp, remote, local, data) else {
+            let Ok(receive) = Receive::new(protocol, remote, local, data) else {
                 return Ok(false);
             };
             rtc.handle_input(Input::Receive(now, receive))?;
@@ -98,8 +124,8 @@ impl Peer {
                 }
                 Output::Transmit(t) => {
                     // The source is one of our candidates: str0m made the pair from them.
-                    if let Some(socket) = self.candidates.iter().position(|c| *c == t.source) {
-                        out.push(SocketId(socket as u8), t.destination, &t.contents, None);
+                    if let Some(socket) = self.candidates.find(t.proto, t.source) {
+                        out.push(socket, t.destination, &t.contents, None);
                     }
                 }
                 Output::Event(event) => {

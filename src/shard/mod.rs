@@ -14,6 +14,7 @@ mod timers;
 mod viewers;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 use tracing::{debug, info, trace};
 
-use crate::datagram::{Received, SendBatch};
+use crate::datagram::{Received, SendBatch, SocketId};
 use crate::forward::burst::Segmenting;
 use crate::forward::canonical::Refused;
 use crate::forward::fanout::{Fanout, NotTaken};
@@ -60,6 +61,8 @@ pub struct Shard {
     probe_timers: Timers,
     peers: VecDeque<(ShardId, PeerMessage)>,
     events: VecDeque<Event>,
+    /// TCP connections that no session uses any more.
+    unused_streams: VecDeque<Remote>,
     counters: Counters,
     /// Copies of this round: when their packets had been received, and how many in a row.
     copied: Vec<(Instant, u64)>,
@@ -125,6 +128,7 @@ impl Shard {
             probe_timers: Timers::new(),
             peers: VecDeque::new(),
             events: VecDeque::new(),
+            unused_streams: VecDeque::new(),
             counters: Counters::default(),
             copied: Vec::new(),
             next_report: Instant::ZERO + limits::REPORT_INTERVAL,
@@ -233,6 +237,11 @@ impl Shard {
 
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// The next TCP connection that is to be closed, once everything is sent.
+    pub fn poll_unused_stream(&mut self) -> Option<(SocketId, SocketAddr)> {
+        self.unused_streams.pop_front()
     }
 
     /// The driver adds what the backend reports.
@@ -365,6 +374,7 @@ impl Shard {
                 if entry.remotes.len() >= limits::REMOTES_PER_SESSION_MAX {
                     let oldest = entry.remotes.remove(0);
                     self.demux.unlearn(oldest, key);
+                    self.unused_streams.extend(Some(oldest).filter(|(socket, _)| socket.is_stream()));
                 }
                 entry.remotes.push(remote);
             }
@@ -478,6 +488,7 @@ impl Shard {
         self.by_id.remove(&id);
         for remote in entry.remotes {
             self.demux.unlearn(remote, key);
+            self.unused_streams.extend(Some(remote).filter(|(socket, _)| socket.is_stream()));
         }
         match entry.publishing {
             Some(_) => {

@@ -146,6 +146,7 @@ impl World {
         let peer = PeerConfig {
             epoch,
             candidates: Arc::from([addr]),
+            tcp_candidates: Arc::default(),
             crypto: crypto.clone(),
             certificate: Certificate::generate().expect("the cipher library can make a key"),
         };

@@ -42,6 +42,7 @@ impl Server {
         let peer = PeerConfig {
             epoch,
             candidates: Arc::from([([127, 0, 0, 1], 9).into()]),
+            tcp_candidates: Arc::default(),
             crypto: crypto_provider(),
             certificate: Certificate::generate().expect("a certificate"),
         };

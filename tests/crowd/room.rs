@@ -76,6 +76,7 @@ impl Room {
             peers: PeerConfig {
                 epoch,
                 candidates: Arc::from([SERVER]),
+                tcp_candidates: Arc::default(),
                 crypto: dtls::simulated_crypto_provider(),
                 certificate: Certificate::generate().expect("the cipher library can make a key"),
             },

@@ -24,8 +24,8 @@ pub enum AnswerError {
 /// Finishes str0m's `answer` to `offer`.
 ///
 /// One stream id and one CNAME for audio and video (GStreamer synchronises by CNAME, Chromium by stream id), IPv4
-/// candidates first (FFmpeg takes the first), the end of candidates, reduced-size RTCP where it was offered, and Opus in
-/// stereo from publishers: in WebRTC the receiver says so (RFC 7587 §7.1).
+/// candidates first (FFmpeg takes the first) and TCP last, the end of candidates, reduced-size RTCP where it was offered,
+/// and Opus in stereo from publishers: in WebRTC the receiver says so (RFC 7587 §7.1).
 ///
 /// # Errors
 /// [`AnswerError`]: the session must be dropped and the offer refused.
@@ -149,7 +149,10 @@ pub(super) fn candidates<'a>(known: impl Iterator<Item = &'a str>) -> Vec<&'a st
     // str0m names the ICE generation in each candidate. They outlive it: a restart repeats them under a new ufrag.
     let without_ufrag = known.map(|c| c.split_once(" ufrag ").map_or(c, |(candidate, _)| candidate));
     let mut candidates: Vec<&str> = without_ufrag.collect();
-    candidates.sort_by_key(|c| c.split(' ').nth(4).is_some_and(|address| address.contains(':')));
+    candidates.sort_by_key(|c| {
+        let word = |index| c.split(' ').nth(index);
+        (word(2) == Some("tcp"), word(4).is_some_and(|address| address.contains(':')))
+    });
     candidates.truncate(ANSWER_CANDIDATES_MAX);
     candidates
 }

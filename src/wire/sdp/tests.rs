@@ -291,6 +291,16 @@ fn a_viewers_answer_has_one_stream_and_one_cname() {
 }
 
 #[test]
+fn tcp_candidates_come_last() {
+    let offer = Offer::parse(CHROMIUM_VIEW).expect("recorded");
+    let tcp = "a=candidate:9 1 tcp 3 10.0.0.1 8080 typ host tcptype passive\r\n";
+    let text = ANSWER.replacen("a=candidate:", &format!("{tcp}a=candidate:"), 1);
+    let answer = finish_answer(&text.replace("DIRECTION", "sendonly"), &offer).expect("whole");
+    let end = format!("::1 8080 typ host\r\n{tcp}a=end-of-candidates\r\n");
+    assert!(answer.contains(&end), "{end:?} not in\n{answer}");
+}
+
+#[test]
 fn a_publishers_answer_asks_for_stereo_and_repeats_only_what_was_offered() {
     let answer = |opus_fmtp: &str, offer: &str| {
         let text =
