@@ -178,7 +178,8 @@ impl Viewer {
         let Some(keys) = self.joined.connection.take_keys() else { return };
         let Ok(keys) = keys.master_keys() else { return };
         self.milestones.connected = Some(now);
-        let kinds = [(MediaKind::Video, self.joined.connection.video), (MediaKind::Audio, self.joined.connection.audio)];
+        let kinds =
+            [(MediaKind::Video, self.joined.connection.video), (MediaKind::Audio, self.joined.connection.audio)];
         let negotiated = kinds.into_iter().filter(|(_, mid)| mid.is_some());
         self.next_reports = negotiated.map(|(kind, _)| (kind, now + until_report(kind))).collect();
         self.media = Some(Media {
