@@ -123,6 +123,51 @@ fn emulated_losses_are_repaired() {
 }
 
 #[test]
+fn viewers_stay_when_the_publisher_falls_silent() {
+    let server = Server::start(&[]);
+    let pid = server.pid();
+    let args = format!("--viewers 4 --media-for 0.5 --duration 3 --server-pid {pid} --json -");
+    let ran = run(&format!("{} {args}", server.url));
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(number(&ran, "/viewers_connected"), 4.0, "{}", ran.stdout);
+    assert!(number(&ran, "/first_keyframe_ms/p99") > 0.0, "they played: {}", ran.stdout);
+    for nothing in ["packets_received", "viewers_silent", "viewers_closed"] {
+        assert_eq!(number(&ran, &format!("/{nothing}")), 0.0, "{nothing}: {}", ran.stdout);
+    }
+    assert!(number(&ran, "/server_cpu_percent") > 0.0, "{}", ran.stdout);
+    assert!(!ran.stdout.contains("publishers sent"), "it was asked for: {}", ran.stdout);
+    left_empty(&server);
+}
+
+#[test]
+fn viewers_of_another_process_come_and_go() {
+    let server = Server::start(&[]);
+    let mut first = load(&format!("{} --viewers 2 --duration 8 --max-loss 0 --json -", server.url));
+    let first = first.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    server.wait_for_metric("manycast_media_forwarded_total", "", |copies| copies > 100.0);
+    let newcomers = run(&format!("{} --no-publish --viewers 3 --duration 1 --max-loss 0 --json -", server.url));
+    assert_eq!(newcomers.code, Some(0), "{}{}", newcomers.stdout, newcomers.stderr);
+    assert_eq!(number(&newcomers, "/viewers_connected"), 3.0, "{}", newcomers.stdout);
+    assert!(number(&newcomers, "/packets_received") > 60.0, "{}", newcomers.stdout);
+    assert_eq!(number(&newcomers, "/latency_us/samples"), 0.0, "of another clock: {}", newcomers.stdout);
+    let first = ran(&first.wait_with_output().expect("it ends"));
+    assert_eq!(first.code, Some(0), "it lost nothing: {}{}", first.stdout, first.stderr);
+    left_empty(&server);
+}
+
+#[test]
+fn packets_of_mixed_sizes_arrive() {
+    let server = Server::start(&[]);
+    for (codec, sizes) in [("vp8", "tail"), ("h264", "random")] {
+        let args = format!("--codec {codec} --packet-sizes {sizes} --packet-bytes 1200 --bitrate 1440k --viewers 3");
+        let ran = check(&server, 3, &format!("{} {args} --duration 1 --sample 1 --json -", server.url));
+        let mean = number(&ran, "/bits_per_second") / 8.0 / number(&ran, "/packets_per_second");
+        // 12 bytes of header and 16 of tag; five packets a frame.
+        assert!((600.0..1150.0).contains(&mean), "{sizes}: {mean} bytes");
+    }
+}
+
+#[test]
 fn thresholds_decide_the_exit_code() {
     let server = Server::start(&[]);
     let held = run(&format!("{} --viewers 2 --duration 1 --sample 1 --max-loss 50 --max-p99 90000", server.url));

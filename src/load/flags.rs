@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::media::{self, Source, Video, VideoCodec};
+use super::media::{self, Sizes, Source, Video, VideoCodec};
 use super::target::{Target, TargetError};
 
 /// Flags of `manycast load`.
@@ -63,6 +63,10 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES", default_value_t = 1100, value_parser = clap::value_parser!(u32).range(64..=1400))]
     pub packet_bytes: u32,
 
+    /// How long the packets of a frame are; --bitrate counts them all as full
+    #[arg(long, value_enum, default_value_t = Sizes::Even)]
+    pub packet_sizes: Sizes,
+
     /// An Opus track beside the video: 50 packets/s of 80 bytes
     #[arg(long)]
     pub audio: bool,
@@ -70,6 +74,16 @@ pub struct Flags {
     /// Between keyframes that nobody has asked for
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     pub keyframe_interval: f64,
+
+    /// Publishers stay connected and fall silent so long after all viewers play; then the measurement begins. For what
+    /// viewers cost who only wait
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub media_for: Option<f64>,
+
+    /// Only watch what another `manycast load` publishes: for viewers that come while others are measured. There are
+    /// no latencies then, which need one clock at both ends
+    #[arg(long, conflicts_with = "media_for")]
+    pub no_publish: bool,
 
     /// Viewers that join each second
     #[arg(long, value_name = "VIEWERS/S", default_value_t = 50.0, value_parser = seconds)]
@@ -137,6 +151,10 @@ pub(super) struct Plan {
     pub streams: usize,
     pub viewers_per_stream: usize,
     pub source: Source,
+    /// Not when the media is another process's.
+    pub publishes: bool,
+    /// After all viewers play.
+    pub media_for: Option<Duration>,
     /// What had to be rounded, in words.
     pub notes: Vec<String>,
     /// Between two joins.
@@ -174,6 +192,8 @@ impl Plan {
             streams: flags.streams as usize,
             viewers_per_stream: flags.viewers as usize,
             source,
+            publishes: !flags.no_publish,
+            media_for: flags.media_for.map(Duration::from_secs_f64),
             notes,
             join_interval: Duration::from_secs_f64(1.0 / flags.ramp),
             duration: Duration::from_secs_f64(flags.duration),
@@ -191,6 +211,15 @@ impl Plan {
 
     pub fn viewers(&self) -> usize {
         self.streams * self.viewers_per_stream
+    }
+
+    pub fn publishers(&self) -> usize {
+        if self.publishes { self.streams } else { 0 }
+    }
+
+    /// Packets a second of all publishers while figures are taken.
+    pub fn published_per_second(&self) -> f64 {
+        if self.media_for.is_some() { 0.0 } else { self.source.packets_per_second() * self.publishers() as f64 }
     }
 }
 
@@ -224,6 +253,7 @@ fn source(flags: &Flags, notes: &mut Vec<String>) -> Source {
         frames_per_second: flags.fps,
         packets_per_frame,
         packet_bytes: flags.packet_bytes as usize,
+        sizes: flags.packet_sizes,
         keyframe_frames: ((flags.fps * flags.keyframe_interval).round() as u64).max(1),
     };
     Source { video: Some(video), audio_bytes: flags.audio.then_some(media::AUDIO_BYTES) }

@@ -1,5 +1,6 @@
 //! Synthetic media: payloads that a server takes for VP8, H264 or Opus, with a stamp at their end for the viewer.
 
+use clap::ValueEnum;
 use str0m::format::Codec;
 
 use crate::units::Instant;
@@ -23,11 +24,26 @@ pub(super) struct Video {
     pub codec: VideoCodec,
     pub frames_per_second: f64,
     pub packets_per_frame: u32,
-    /// Payload of each packet.
+    /// Payload of a full packet.
     pub packet_bytes: usize,
+    pub sizes: Sizes,
     /// Frames from one keyframe to the next when nobody asks.
     pub keyframe_frames: u64,
 }
+
+/// How long the packets of a frame are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sizes {
+    /// All full
+    Even,
+    /// The last one of each frame is anything from 64 bytes to full, as encoders leave it
+    Tail,
+    /// Each is anything from 200 bytes to full
+    Random,
+}
+
+/// The shortest of [`Sizes::Random`].
+const RANDOM_BYTES_MIN: usize = 200;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum VideoCodec {
@@ -40,6 +56,18 @@ impl VideoCodec {
         match self {
             VideoCodec::Vp8 => Codec::Vp8,
             VideoCodec::H264 => Codec::H264,
+        }
+    }
+}
+
+impl Video {
+    /// Payload of the next packet.
+    pub fn payload_bytes(&self, last: bool, rng: &mut fastrand::Rng) -> usize {
+        let full = self.packet_bytes;
+        match self.sizes {
+            Sizes::Tail if last => rng.usize(PAYLOAD_BYTES_MIN..=full),
+            Sizes::Random => rng.usize(RANDOM_BYTES_MIN.min(full)..=full),
+            Sizes::Even | Sizes::Tail => full,
         }
     }
 }
@@ -104,15 +132,15 @@ pub(super) struct Place {
     pub keyframe: bool,
 }
 
-/// One packet of a video frame, `packet_bytes` long.
-pub(super) fn video_payload(video: &Video, place: Place, sent: Instant, packet: u32) -> Vec<u8> {
-    let mut payload = Vec::with_capacity(video.packet_bytes);
-    match video.codec {
+/// One packet of a video frame, `bytes` long (at least [`PAYLOAD_BYTES_MIN`]).
+pub(super) fn video_payload(codec: VideoCodec, bytes: usize, place: Place, sent: Instant, packet: u32) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(bytes);
+    match codec {
         VideoCodec::Vp8 => write_vp8(&mut payload, place),
-        VideoCodec::H264 => write_h264(&mut payload, place, video.packet_bytes),
+        VideoCodec::H264 => write_h264(&mut payload, place, bytes),
     }
     // Not zero: in H264 a row of zeros would look like a start code.
-    payload.resize(video.packet_bytes, 0xa5);
+    payload.resize(bytes, 0xa5);
     Stamp { sent, packet, starts_keyframe: place.keyframe && place.first }.write(&mut payload);
     payload
 }
@@ -171,9 +199,32 @@ mod tests {
     use crate::wire::vp8;
 
     fn payload(codec: VideoCodec, keyframe: bool, first: bool) -> Vec<u8> {
-        let packet_bytes = PAYLOAD_BYTES_MIN;
-        let video = Video { codec, frames_per_second: 30.0, packets_per_frame: 3, packet_bytes, keyframe_frames: 60 };
-        video_payload(&video, Place { frame: 7, first, keyframe }, Instant::from_nanos(99), 5)
+        video_payload(codec, PAYLOAD_BYTES_MIN, Place { frame: 7, first, keyframe }, Instant::from_nanos(99), 5)
+    }
+
+    /// Lengths of 1000 frames of three packets: the shortest and the longest at each place.
+    fn lengths(sizes: Sizes) -> [(usize, usize); 3] {
+        let (codec, frames_per_second, packets_per_frame) = (VideoCodec::Vp8, 30.0, 3);
+        let video =
+            Video { codec, frames_per_second, packets_per_frame, packet_bytes: 1200, sizes, keyframe_frames: 60 };
+        let mut rng = fastrand::Rng::with_seed(1);
+        let frames: Vec<[usize; 3]> =
+            (0..1000).map(|_| [0, 1, 2].map(|index| video.payload_bytes(index == 2, &mut rng))).collect();
+        [0, 1, 2].map(|place| {
+            let at_place = frames.iter().map(|frame| frame[place]);
+            (at_place.clone().min().unwrap_or(0), at_place.max().unwrap_or(0))
+        })
+    }
+
+    #[test]
+    fn sizes_are_mixed_as_asked() {
+        assert_eq!(lengths(Sizes::Even), [(1200, 1200); 3]);
+        let [first, second, (shortest, longest)] = lengths(Sizes::Tail);
+        assert_eq!([first, second], [(1200, 1200); 2]);
+        assert!((64..80).contains(&shortest) && (1190..=1200).contains(&longest), "{shortest} to {longest}");
+        for (shortest, longest) in lengths(Sizes::Random) {
+            assert!((200..210).contains(&shortest) && (1190..=1200).contains(&longest), "{shortest} to {longest}");
+        }
     }
 
     #[test]

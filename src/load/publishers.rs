@@ -83,6 +83,7 @@ struct Publisher {
     video_packets: u64,
     audio_packets: u64,
     keyframe_wanted: bool,
+    sizes: fastrand::Rng,
 }
 
 impl Publishers {
@@ -215,6 +216,8 @@ impl Publisher {
             video_packets: 0,
             audio_packets: 0,
             keyframe_wanted: true,
+            // Always the same: two runs send the same.
+            sizes: fastrand::Rng::with_seed(joined.index as u64),
             joined,
         }
     }
@@ -262,10 +265,12 @@ impl Publisher {
         let timestamp = FIRST_TIMESTAMP.wrapping_add((frame as f64 * 90_000.0 / video.frames_per_second) as u64 as u32);
         for index in 0..video.packets_per_frame {
             let place = Place { frame, first: index == 0, keyframe };
-            let payload = media::video_payload(video, place, now, self.video_packets as u32);
+            let last = index + 1 == video.packets_per_frame;
+            let bytes = video.payload_bytes(last, &mut self.sizes);
+            let payload = media::video_payload(video.codec, bytes, place, now, self.video_packets as u32);
             let seq = FIRST_SEQ + self.video_packets;
             let write = RtpWrite::new(payload_type, seq.into(), timestamp, at, payload)
-                .marker(index + 1 == video.packets_per_frame)
+                .marker(last)
                 .nackable(true);
             stream.write_rtp(write);
             self.video_packets += 1;

@@ -153,6 +153,8 @@ impl Report {
         }
         if let (Some(us), Some(percent)) = (self.server_cpu_us_per_packet, self.server_cpu_percent) {
             row("server CPU", format!("{us:.2} µs per packet, {percent:.0} % of a core"));
+        } else if let Some(percent) = self.server_cpu_percent {
+            row("server CPU", format!("{percent:.1} % of a core"));
         }
         if let Some(kb) = self.server_rss_kb_per_viewer {
             row("server memory", format!("{kb:.1} kB per viewer"));

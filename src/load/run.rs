@@ -38,7 +38,7 @@ const WORKERS: usize = 4;
 /// Between two looks at how far everyone is.
 const TICK: Duration = Duration::from_millis(20);
 
-/// From the last viewer's picture to the first figure: keyframe bursts and start-up work pass.
+/// From the last viewer's picture, or the publishers' last, to the first figure: keyframe bursts and start-up work pass.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// What publishers have sent reaches the server before the first viewer asks.
@@ -151,10 +151,10 @@ impl Run {
         }
         let failed = |step| move |source| RunError::System { step, source };
         let ip = plan.target.local_ip()?;
-        let files = (plan.viewers() + plan.streams) as u64 + OTHER_FILES;
+        let files = (plan.viewers() + plan.publishers()) as u64 + OTHER_FILES;
         many::raise_file_limit(files).map_err(failed("raise the limit of open files (ulimit -n)"))?;
         let open = |count, gro| Many::bind(ip, count, Options { gro, receive_bytes: RECEIVE_BYTES });
-        let for_publishers = open(plan.streams, false).map_err(failed("open the publishers' sockets"))?;
+        let for_publishers = open(plan.publishers(), false).map_err(failed("open the publishers' sockets"))?;
         let for_viewers = open(plan.viewers(), plan.gro);
         let for_viewers = for_viewers.map_err(failed("open the viewers' sockets (ulimit -n?)"))?;
         let mut plan = plan;
@@ -186,7 +186,11 @@ impl Run {
             loss: plan.loss,
             delay: plan.delay,
             seed: plan.seed,
-            silence: Duration::from_secs_f64((3.0 / rate).max(2.0)),
+            silence: match plan.media_for {
+                None => Duration::from_secs_f64((3.0 / rate).max(2.0)),
+                // Then all are, as they should.
+                Some(_) => Duration::MAX,
+            },
         };
         let machine = Crowd::new(clock, for_viewers, received, progress.clone(), &habits, thread_cpu.clone());
         let thread = spawn("load-viewers", move || machine.run())?;
@@ -210,9 +214,9 @@ impl Run {
     fn measure(&self) -> Result<Measured, RunError> {
         let plan = &self.plan;
         let mut notes = plan.notes.clone();
-        let streams = plan.streams as u64;
+        let publishers = plan.publishers() as u64;
         self.offer_all(Role::Publisher);
-        let publishing = || self.published.connected.load(Ordering::Relaxed) == streams;
+        let publishing = || self.published.connected.load(Ordering::Relaxed) == publishers;
         self.wait(2 * CONNECT_TIMEOUT, || publishing() || self.progress.first_failure().is_some());
         if let Some(reason) = self.progress.first_failure() {
             return Err(RunError::Client(reason));
@@ -234,6 +238,10 @@ impl Run {
             let waiting = viewers - failed() - playing();
             notes
                 .push(format!("{waiting} viewers are connected and had no packet or no keyframe when measuring began"));
+        }
+        if let Some(time) = plan.media_for {
+            self.pause(time);
+            self.publishers.tell(publishers::Command::Quiet);
         }
         self.pause(SETTLE);
         if !self.is_interrupted() {
@@ -284,7 +292,7 @@ impl Run {
     /// Offers of all clients of a kind, viewers at the ramp's pace. Ends early when nobody is let in.
     fn offer_all(&self, role: Role) {
         let (count, interval) = match role {
-            Role::Publisher => (self.plan.streams, Duration::ZERO),
+            Role::Publisher => (self.plan.publishers(), Duration::ZERO),
             Role::Viewer => (self.plan.viewers(), self.plan.join_interval),
         };
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::crowd::CrowdReport;
 use super::flags::Plan;
+use super::histogram::Histogram;
 use super::process::Usage;
 use super::publishers::PublishersReport;
 use super::report::{Latency, Report, Spread, round};
@@ -61,7 +62,9 @@ pub(super) fn summarise(plan: &Plan, measured: Measured, ended: Ended) -> Report
     let since_asked = |reached: fn(&Milestones) -> Option<Instant>| {
         Spread::of(crowd.milestones.iter().filter_map(|m| Some(reached(m)?.since(m.asked))).collect())
     };
-    let micros = |part| crowd.latency.percentile(part).map(|t| round(t.as_secs_f64() * 1e6, 1));
+    // Stamps of another process are of another clock.
+    let latency = Some(&crowd.latency).filter(|_| plan.publishes);
+    let micros = |part| latency.and_then(|l| l.percentile(part)).map(|t| round(t.as_secs_f64() * 1e6, 1));
     let millis = |time: Duration| round(time.as_secs_f64() * 1000.0, 2);
     let mut report = Report {
         streams: plan.streams as u64,
@@ -91,7 +94,7 @@ pub(super) fn summarise(plan: &Plan, measured: Measured, ended: Ended) -> Report
             p50: micros(0.5),
             p99: micros(0.99),
             p999: micros(0.999),
-            samples: crowd.latency.samples(),
+            samples: latency.map_or(0, Histogram::samples),
         },
         sampled_viewers: crowd.sampled,
         server_cpu_us_per_packet: server
@@ -154,7 +157,7 @@ fn doubts(plan: &Plan, report: &Report, ended: &Ended) -> Vec<String> {
         let max = report.publisher_late_max_ms;
         notes.push(format!("publisher late by {p99} ms (p99), at most {max} ms: frames left in clumps"));
     }
-    let expected = plan.source.packets_per_second() * plan.streams as f64;
+    let expected = plan.published_per_second();
     if !report.interrupted && report.packets_published_per_second < expected * 0.98 {
         let published = report.packets_published_per_second;
         notes.push(format!("publishers sent {published:.0} packets/s instead of {expected:.0}"));

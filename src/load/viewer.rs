@@ -19,8 +19,13 @@ use crate::units::Instant;
 use crate::wire::rtcp::{self, ReportBlock};
 use crate::wire::rtp::{self, RtpView};
 
-/// Between receiver reports.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Between receiver reports, each time varied by half, as libwebrtc's `rtcp_sender.cc` has it: one datagram for video
+/// and one for audio, whether or not anything is received.
+const VIDEO_REPORT_INTERVAL: Duration = Duration::from_secs(1);
+const AUDIO_REPORT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A track that is silent for longer has no block in reports any more; libwebrtc's `receive_statistics_impl.cc`.
+const REPORT_SILENCE: Duration = Duration::from_secs(8);
 
 /// How long a picture without keyframe is watched before one is asked for. Longer than the interval between keyframes
 /// that the server's own request on joining should end.
@@ -64,7 +69,7 @@ pub(super) struct Viewer {
     tracks: Vec<Track>,
     milestones: Milestones,
     last_packet: Instant,
-    next_report: Instant,
+    next_reports: Vec<(MediaKind, Instant)>,
     next_pli: Instant,
     /// Between two requests for one packet.
     retry: Duration,
@@ -85,6 +90,7 @@ struct Track {
     kind: MediaKind,
     tally: Tally,
     reported: Counts,
+    last_packet: Instant,
 }
 
 impl Viewer {
@@ -98,7 +104,7 @@ impl Viewer {
             tracks: Vec::new(),
             milestones,
             last_packet: Instant::ZERO,
-            next_report: Instant::FAR_FUTURE,
+            next_reports: Vec::new(),
             next_pli: Instant::FAR_FUTURE,
             retry: Duration::from_millis(50) + round_trip,
             joined,
@@ -138,7 +144,8 @@ impl Viewer {
 
     pub fn next_timeout(&self) -> Instant {
         let tracks = self.tracks.iter().map(|t| t.tally.next_timeout());
-        let own = tracks.fold(self.next_report.min(self.next_pli), Instant::min);
+        let reports = self.next_reports.iter().map(|(_, at)| *at);
+        let own = tracks.chain(reports).fold(self.next_pli, Instant::min);
         self.joined.connection.next_timeout().min(own)
     }
 
@@ -171,7 +178,10 @@ impl Viewer {
         let Some(keys) = self.joined.connection.take_keys() else { return };
         let Ok(keys) = keys.master_keys() else { return };
         self.milestones.connected = Some(now);
-        self.next_report = now + REPORT_INTERVAL;
+        let kinds =
+            [(MediaKind::Video, self.joined.connection.video), (MediaKind::Audio, self.joined.connection.audio)];
+        let negotiated = kinds.into_iter().filter(|(_, mid)| mid.is_some());
+        self.next_reports = negotiated.map(|(kind, _)| (kind, now + until_report(kind))).collect();
         self.media = Some(Media {
             opener: RtpOpener::new(keys.remote),
             sealer: RtcpSealer::new(keys.local),
@@ -206,10 +216,13 @@ impl Viewer {
         let seq = u16::from_be_bytes([data[2], data[3]]);
         let ssrc = u32::from_be_bytes([data[8], data[9], data[10], data[11]]);
         let fresh = match self.tracks.iter().position(|t| t.ssrc == ssrc) {
-            Some(at) => self.tracks[at].tally.note(now, seq),
+            Some(at) => {
+                self.tracks[at].last_packet = now;
+                self.tracks[at].tally.note(now, seq)
+            }
             None if self.tracks.len() < TRACKS_MAX => {
                 let tally = Tally::new(seq, self.retry);
-                self.tracks.push(Track { ssrc, kind, tally, reported: Counts::default() });
+                self.tracks.push(Track { ssrc, kind, tally, reported: Counts::default(), last_packet: now });
                 true
             }
             None => {
@@ -259,48 +272,61 @@ impl Viewer {
         }
     }
 
-    /// Reports, requests for lost packets and for a keyframe, each when it is due; in one datagram.
+    /// Reports, each when it is due, and what is asked for.
     fn send_feedback(&mut self, now: Instant, out: &mut Outgoing) {
-        let Some(media) = &mut self.media else { return };
-        let Some(remote) = media.remote else {
-            if self.next_report <= now {
-                self.next_report = now + REPORT_INTERVAL;
+        for at in 0..self.next_reports.len() {
+            let (kind, due) = self.next_reports[at];
+            if due <= now {
+                self.next_reports[at].1 = now + until_report(kind);
+                let tracks = self.tracks.iter_mut().filter(|t| t.kind == kind);
+                let heard = tracks.filter(|t| now.since(t.last_packet) < REPORT_SILENCE);
+                let blocks: Vec<ReportBlock> = heard.map(report).collect();
+                self.send(&blocks, &[], out);
             }
-            return;
-        };
-        let mut feedback = Vec::new();
-        let mut lost = Vec::new();
+        }
+        let requests = self.requests(now);
+        if !requests.is_empty() {
+            self.send(&[], &requests, out);
+        }
+    }
+
+    /// For lost packets and for a keyframe, as RTCP.
+    fn requests(&mut self, now: Instant) -> Vec<u8> {
+        let (mut requests, mut lost) = (Vec::new(), Vec::new());
+        let Some(media) = &self.media else { return requests };
         for track in &mut self.tracks {
             track.tally.due(now, &mut lost);
             // Only video was negotiated with NACK.
             if !lost.is_empty() && track.kind == MediaKind::Video {
-                rtcp::write_nack(&mut feedback, media.ssrc, track.ssrc, &lost);
+                rtcp::write_nack(&mut requests, media.ssrc, track.ssrc, &lost);
             }
         }
         if self.next_pli <= now {
             self.next_pli = now + PLI_INTERVAL;
             if let Some(track) = self.tracks.iter().rev().find(|t| t.kind == MediaKind::Video) {
-                rtcp::write_pli(&mut feedback, media.ssrc, track.ssrc);
+                rtcp::write_pli(&mut requests, media.ssrc, track.ssrc);
             }
         }
-        let report_due = self.next_report <= now;
-        if feedback.is_empty() && !report_due {
-            return;
-        }
-        // A compound begins with a report and has a name (RFC 3550 §6.1).
+        requests
+    }
+
+    /// A compound begins with a report and has a name (RFC 3550 §6.1).
+    fn send(&mut self, blocks: &[ReportBlock], requests: &[u8], out: &mut Outgoing) {
+        let Some(media) = &mut self.media else { return };
+        let Some(remote) = media.remote else { return };
         let mut compound = Vec::with_capacity(128);
-        let blocks: Vec<ReportBlock> =
-            if report_due { self.tracks.iter_mut().map(report).collect() } else { Vec::new() };
-        rtcp::write_receiver_report(&mut compound, media.ssrc, &blocks);
+        rtcp::write_receiver_report(&mut compound, media.ssrc, blocks);
         rtcp::write_sdes_cname(&mut compound, media.ssrc, "load");
-        compound.extend_from_slice(&feedback);
-        if report_due {
-            self.next_report = now + REPORT_INTERVAL;
-        }
+        compound.extend_from_slice(requests);
         if media.sealer.seal_rtcp(&mut compound).is_ok() {
             out.push((remote, compound));
         }
     }
+}
+
+fn until_report(kind: MediaKind) -> Duration {
+    let interval = if kind == MediaKind::Video { VIDEO_REPORT_INTERVAL } else { AUDIO_REPORT_INTERVAL };
+    interval.mul_f64(0.5 + fastrand::f64())
 }
 
 /// Decrypts in place and returns the payload.
