@@ -269,9 +269,7 @@ impl Publisher {
             let bytes = video.payload_bytes(last, &mut self.sizes);
             let payload = media::video_payload(video.codec, bytes, place, now, self.video_packets as u32);
             let seq = FIRST_SEQ + self.video_packets;
-            let write = RtpWrite::new(payload_type, seq.into(), timestamp, at, payload)
-                .marker(last)
-                .nackable(true);
+            let write = RtpWrite::new(payload_type, seq.into(), timestamp, at, payload).marker(last).nackable(true);
             stream.write_rtp(write);
             self.video_packets += 1;
         }
