@@ -227,6 +227,13 @@ impl World {
         self.request(Method::DELETE, &location, "").status().as_u16()
     }
 
+    /// POST on the viewer's layer URL; returns the status.
+    pub fn choose_layer(&mut self, id: ClientId, json: &str) -> u16 {
+        let uri = format!("{}/layer", self.clients[id.0].location);
+        self.send_request(Method::POST, &uri, "application/json", json);
+        self.responses.remove(&self.requests).expect("answered at once").status().as_u16()
+    }
+
     /// One HTTP exchange, without network time.
     ///
     /// # Panics
