@@ -44,13 +44,13 @@ fn a_publisher_comes_back_without_layers_and_again_with_them() {
     let first = world.publish("a", three_layers(), Path::CLEAN);
     world.run_for(2 * SECOND);
     let viewers: Vec<_> = (0..4).map(|_| world.watch("a", Path::CLEAN)).collect();
-    world.run_for(3 * SECOND);
+    world.run_for(8 * SECOND);
     world.kill(first);
     world.run_for(SECOND);
     world.publish("a", Source { id: 2, ..Source::default() }, Path::CLEAN);
     world.run_for(4 * SECOND);
     world.publish("a", Source { id: 3, ..three_layers() }, Path::CLEAN);
-    world.run_for(5 * SECOND);
+    world.run_for(8 * SECOND);
     sound(&mut world, &viewers);
     for viewer in viewers {
         let got = world.client(viewer).got();
