@@ -142,7 +142,10 @@ export class PublishPanel {
 
   /** One WHIP session, from offer to end. */
   async session(source, { stream, token, signal }) {
-    const publisher = (this.publisher = new Publisher(source.media, { codec: $("publish-codec").value }));
+    const publisher = (this.publisher = new Publisher(source.media, {
+      codec: $("publish-codec").value,
+      simulcast: $("publish-simulcast").checked,
+    }));
     let wasLive = false;
     this.status.set("connecting", `Connecting to publish “${stream}”…`);
     this.meter.start(publisher.pc);

@@ -5,13 +5,21 @@ import { follow, negotiate } from "./signal.js";
 /** What 640 x 360 wants; less than a DSL line's uplink. */
 const START_KBPS = 1000;
 
+/** Browsers want the smallest first. */
+const LAYERS = [
+  { rid: "l", scaleResolutionDownBy: 4 },
+  { rid: "m", scaleResolutionDownBy: 2 },
+  { rid: "h", scaleResolutionDownBy: 1 },
+];
+
 export class Publisher {
-  /** `media` is the MediaStream to send; `codec` is `auto` or a name such as `VP8`. */
-  constructor(media, { codec = "auto" } = {}) {
+  /** `media` is the MediaStream to send; `codec` is `auto` or a name such as `VP8`; `simulcast` sends three sizes. */
+  constructor(media, { codec = "auto", simulcast = false } = {}) {
     this.pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
     this.resource = null;
     for (const track of media.getTracks()) {
-      const transceiver = this.pc.addTransceiver(track, { direction: "sendonly", streams: [media] });
+      const sendEncodings = simulcast && track.kind === "video" ? LAYERS : [];
+      const transceiver = this.pc.addTransceiver(track, { direction: "sendonly", streams: [media], sendEncodings });
       if (track.kind === "video") preferCodec(transceiver, codec);
     }
   }
