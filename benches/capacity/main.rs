@@ -44,7 +44,7 @@ fn main() {
         }
         Some("quick") => table(&quick()),
         Some("idle") => idle::table(number(1, WAITING)),
-        Some("join") => joins::table(&["uring", "mmsg"], number(1, JOINS)),
+        Some("join") => joins::table(&["uring", "mmsg", "mmsg", "uring"], number(1, JOINS)),
         Some("shapes") => shapes::table(),
         Some("pairs") => pairs::table(),
         Some("one") => table(&[one()]),
