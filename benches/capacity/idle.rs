@@ -8,8 +8,10 @@ use crate::run::{self, Load, Row};
 
 /// Of silence that is measured. Shards report once a second, so a count of datagrams may be wrong by a fifteenth.
 const SECONDS: u64 = 15;
-/// Until all have joined, and until the last packet: 4 s of joins, 4 s of media.
-const READY_SECONDS_MAX: u64 = 30;
+/// 4 s of joins.
+const JOIN_SECONDS_MAX: u64 = 30;
+/// 4 s of media, and what is left of first pictures.
+const SILENCE_LOOKS_MAX: usize = 10;
 
 /// What the server did in a second.
 struct Idle {
@@ -46,21 +48,27 @@ fn measure(row: &Row) -> Option<Idle> {
     silent
 }
 
-/// All have connected, and the count of the publisher's packets stands still.
+/// All have connected, and the counts of the publisher's packets and of their copies stand still.
 fn wait_for_silence(row: &Row, server: &Server) -> bool {
-    let received = || server.metric("manycast_media_received_total", "");
-    let joined = || run::viewers(server) == row.viewers_in_all() && received() > 0.0;
-    if !run::wait_until(READY_SECONDS_MAX, joined) {
+    let media = || ["manycast_media_received_total", "manycast_media_forwarded_total"].map(|n| server.metric(n, ""));
+    let joined = || run::viewers(server) == row.viewers_in_all() && media()[0] > 0.0;
+    if !run::wait_until(JOIN_SECONDS_MAX, joined) {
         eprintln!("{} of {} viewers have connected", run::viewers(server), row.viewers_in_all());
         return false;
     }
-    let mut before = f64::NAN;
-    run::wait_until(READY_SECONDS_MAX, || {
-        // Two reports: one may have come between.
+    let mut before = media();
+    for _ in 0..SILENCE_LOOKS_MAX {
+        // Between two looks, each shard has reported at least once.
         run::wait_for_figures();
         run::wait_for_figures();
-        std::mem::replace(&mut before, received()) == before
-    })
+        let now = media();
+        if now == before {
+            return true;
+        }
+        before = now;
+    }
+    eprintln!("media did not end");
+    false
 }
 
 fn look(server: &Server) -> Idle {
