@@ -507,6 +507,11 @@ impl<K: Copy + PartialEq> Fanout<K> {
         }
     }
 
+    /// How many streams are watched here.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
     pub fn stream(&self, stream: StreamId) -> Option<&Arc<Stream>> {
         self.streams.get(&stream).map(|l| &l.stream)
     }

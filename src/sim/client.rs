@@ -122,7 +122,7 @@ impl Stamp {
 }
 
 /// Names of layers, the lowest first, as browsers have them.
-const RIDS: [&str; 3] = ["l", "m", "h"];
+pub(super) const RIDS: [&str; 3] = ["l", "m", "h"];
 
 /// VP8 descriptor of six bytes (X, I with 15 bits, L, T) and one of payload header.
 const VP8_HEADER_BYTES: usize = 7;
