@@ -29,6 +29,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// comes.
 const PASS_ON_AGAIN: Duration = Duration::from_millis(100);
 
+/// A layer whose last viewer leaves and comes back, again and again, does not have its past brought each time.
+const PAST_AGAIN: Duration = Duration::from_millis(200);
+
 /// With fewer viewers, messages that are saved by waiting for the rest of a frame are not worth the wait.
 const HOLD_VIEWERS_MIN: usize = 8;
 
@@ -61,6 +64,8 @@ struct LocalStream<K> {
     asked: [Option<Instant>; limits::LAYERS_MAX],
     /// When this shard last passed a viewer's own request on.
     passed_on: [Option<Instant>; limits::LAYERS_MAX],
+    /// When this shard last asked for a layer's past.
+    past_asked: [Option<Instant>; limits::LAYERS_MAX],
 }
 
 #[derive(Debug)]
@@ -269,12 +274,17 @@ impl<K: Copy + PartialEq> Fanout<K> {
             tracks: Vec::new(),
             asked: Default::default(),
             passed_on: Default::default(),
+            past_asked: Default::default(),
         });
         let at = local.tracks.iter().position(|t| (t.kind, t.rendition) == (kind, rendition)).unwrap_or_else(|| {
             local.tracks.push(Track::new(kind, rendition));
             local.tracks.len() - 1
         });
         let track = &mut local.tracks[at];
+        // Twice in the list it would get everything twice, under the same numbers.
+        if track.viewers.contains(&Some(viewer)) {
+            return Joined::Watched;
+        }
         let joined = if track.watched() { Joined::Watched } else { Joined::First };
         match track.free.pop() {
             Some(place) => track.viewers[place] = Some(viewer),
@@ -309,6 +319,8 @@ impl<K: Copy + PartialEq> Fanout<K> {
         }
         if self.streams.get(&stream).is_some_and(|local| !local.tracks.iter().any(Track::watched)) {
             self.streams.remove(&stream);
+            // Their places would be those of others when the stream is watched again.
+            self.ready.iter_mut().for_each(|ready| ready.retain(|(s, _)| *s != stream));
         }
     }
 
@@ -355,7 +367,7 @@ impl<K: Copy + PartialEq> Fanout<K> {
                 match track.rendition.takes(packet) {
                     // What it refuses is older than what it has.
                     Some(true) if !track.canonical.has_placed(packet) => drop(track.place(packet)),
-                    Some(false) => track.canonical.leave_out(packet),
+                    Some(false) if !track.canonical.has_placed(packet) => track.canonical.leave_out(packet),
                     _ => {}
                 }
             }
@@ -394,7 +406,8 @@ impl<K: Copy + PartialEq> Fanout<K> {
             if let Err(until) = track.is_due(now) {
                 self.paced_until = self.paced_until.min(until);
                 paced += 1;
-                if paced == ready.len() {
+                // Tracks that had nothing may have gone since the first was counted.
+                if paced >= ready.len() {
                     return None;
                 }
                 ready.rotate_left(1);
@@ -498,6 +511,12 @@ impl<K: Copy + PartialEq> Fanout<K> {
     pub fn pass_on_keyframe_request(&mut self, now: Instant, stream: StreamId, layer: u8) -> bool {
         let Some(local) = self.streams.get_mut(&stream) else { return false };
         due_again(now, &mut local.passed_on[usize::from(layer)], PASS_ON_AGAIN)
+    }
+
+    /// Whether to ask for a layer's past, which is up to 6000 packets, or whether that was done a moment ago.
+    pub fn ask_for_past(&mut self, now: Instant, stream: StreamId, layer: u8) -> bool {
+        let Some(local) = self.streams.get_mut(&stream) else { return false };
+        due_again(now, &mut local.past_asked[usize::from(layer)], PAST_AGAIN)
     }
 
     /// The request of a viewer that joins is never held back: the throttle belongs to the publisher's shard.

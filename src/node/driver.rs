@@ -178,9 +178,17 @@ impl Driver {
 
     fn adopt(&mut self, now: Instant, accepted: Accepted) {
         let Accepted { connection, first } = accepted;
-        let first = Received { socket: connection.socket(), remote: connection.remote(), data: &first };
+        let (socket, remote) = (connection.socket(), connection.remote());
         match self.backend.adopt(connection) {
-            Ok(()) => self.shard.handle_datagram(now, first, &mut self.out),
+            Ok(()) => {
+                let handed_over = self.shard.counters_mut().datagrams_handed_over;
+                self.shard.handle_datagram(now, Received { socket, remote, data: &first }, &mut self.out);
+                // Its session may have ended meanwhile: then nobody would ever close it.
+                let moves_on = self.shard.counters_mut().datagrams_handed_over > handed_over;
+                if !moves_on && !self.shard.knows((socket, remote)) {
+                    drop(self.backend.release(socket, remote));
+                }
+            }
             Err(e) => warn!(shard = %self.shard.id(), error = %e, "a TCP connection is lost"),
         }
     }

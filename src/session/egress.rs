@@ -222,6 +222,8 @@ pub struct Granted {
     osn: u16,
     timestamp: u32,
     rewrite: Rewrite,
+    /// Its time is not that of its capture.
+    squeezed: bool,
 }
 
 impl Egress {
@@ -314,7 +316,7 @@ impl Egress {
     /// # Panics
     /// When `run` is none of `packets`.
     pub fn replay(&mut self, now: Instant, packets: &[CanonicalPacket], run: &Run, out: &mut SendBatch) -> Written {
-        match self.is_replaying() {
+        match self.phase() == Some(Phase::Replaying) {
             true => self.write_from(now, MediaKind::Video, 0, packets, run, out),
             false => Written::NotWanted,
         }
@@ -327,8 +329,15 @@ impl Egress {
         if self.path.is_none() || track.phase != Phase::Waiting || track.target != rendition {
             return false;
         }
+        // What it has seen already would turn its time back.
+        if track
+            .splice
+            .is_some_and(|s| s.rendition == rendition && s.seq(keyframe.seq).is_some_and(|n| n < track.next_seq))
+        {
+            return false;
+        }
         let squeeze = Squeeze { until: newest.seq + 1, end: newest.timestamp };
-        track.splice_at(rendition, keyframe, squeeze, &mut self.feedback);
+        track.splice_at(rendition, keyframe, newest, squeeze, &mut self.feedback);
         track.phase = Phase::Replaying;
         true
     }
@@ -341,8 +350,19 @@ impl Egress {
         self.next_report = Instant::ZERO;
     }
 
-    pub fn is_replaying(&self) -> bool {
-        self.tracks[MediaKind::Video as usize].as_ref().is_some_and(|t| t.phase == Phase::Replaying)
+    /// Whether the replay that began with this keyframe is still under way.
+    pub fn is_replaying(&self, rendition: Rendition, keyframe: u64) -> bool {
+        let splice = self.tracks[MediaKind::Video as usize].as_ref().and_then(|t| t.splice);
+        self.phase() == Some(Phase::Replaying) && splice.is_some_and(|s| (s.rendition, s.from) == (rendition, keyframe))
+    }
+
+    /// Whether nothing of the video passes before the next keyframe of its target.
+    pub fn is_waiting(&self) -> bool {
+        self.phase() == Some(Phase::Waiting)
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.tracks[MediaKind::Video as usize].as_ref().map(|t| t.phase)
     }
 
     /// What of the video is to be shown from its next keyframe on.
@@ -367,6 +387,14 @@ impl Egress {
     #[inline]
     pub fn take_switched(&mut self) -> Option<Rendition> {
         self.tracks[MediaKind::Video as usize].as_mut()?.switched_from.take()
+    }
+
+    /// What a viewer that asks for a keyframe lacks.
+    pub fn awaited(&self) -> Rendition {
+        match self.shown() {
+            Some(shown) if !self.is_waiting() => shown,
+            _ => self.target(),
+        }
     }
 
     /// What of the video is shown now.
@@ -564,7 +592,8 @@ impl Egress {
         let (ssrc, seq) = self.feedback.grant_resend(now, lost.kind, lost.out_seq, bytes, track.octets)?;
         let timestamp = splice.timestamp(canonical);
         let (osn, rewrite) = (lost.out_seq as u16, splice.rewrite);
-        Some(Granted { kind: lost.kind, payload_type, ssrc, seq, osn, timestamp, rewrite })
+        let squeezed = canonical.seq < splice.squeeze.until;
+        Some(Granted { kind: lost.kind, payload_type, ssrc, seq, osn, timestamp, rewrite, squeezed })
     }
 
     /// What a NACK of a canonical packet would ask for.
@@ -576,7 +605,7 @@ impl Egress {
 
     /// Sends a stored packet again. False: no path is nominated.
     pub fn resend(&mut self, now: Instant, canonical: &CanonicalPacket, granted: Granted, out: &mut SendBatch) -> bool {
-        let Granted { kind, payload_type, ssrc, seq, osn, timestamp, rewrite } = granted;
+        let Granted { kind, payload_type, ssrc, seq, osn, timestamp, rewrite, squeezed } = granted;
         let (Some((socket, remote)), Some(track)) = (self.path, &self.tracks[kind as usize]) else { return false };
         let payload = &*canonical.packet.payload;
         let header =
@@ -587,7 +616,11 @@ impl Egress {
         let bwe = self.bwe.as_deref_mut().filter(|_| track.extensions.transport_cc != 0);
         let counted = |header_bytes| bwe.map(|b| b.record(now, (header_bytes + body_bytes) as u16, None));
         // Firefox drops RTX without a mid.
-        let header_bytes = track.write_header(packet, &header, &canonical.packet.extensions, true, counted);
+        let mut extensions = canonical.packet.extensions;
+        if squeezed {
+            extensions.abs_capture_time = None;
+        }
+        let header_bytes = track.write_header(packet, &header, &extensions, true, counted);
         let bytes = header_bytes + body_bytes;
         let packet = &mut packet[..bytes];
         rtp::write_osn(&mut packet[header_bytes..], osn);
@@ -641,24 +674,37 @@ impl TrackTx {
         let known = self.splice.filter(|s| s.rendition == rendition).map(|s| s.from);
         let startable = |p: &&CanonicalPacket| kind == MediaKind::Audio || p.packet.starts_keyframe;
         let first = packets.iter().filter(|p| known.is_none_or(|known| p.seq > known)).find(startable)?;
-        self.splice_at(rendition, first, Squeeze::default(), feedback);
+        self.splice_at(rendition, first, first, Squeeze::default(), feedback);
         self.phase = Phase::Live { from: first.seq };
         Some(first.seq)
     }
 
     /// `first` gets the next number.
-    fn splice_at(&mut self, rendition: Rendition, first: &CanonicalPacket, squeeze: Squeeze, feedback: &mut Feedback) {
+    /// `present`: the packet whose timestamp is to be right now.
+    fn splice_at(
+        &mut self,
+        rendition: Rendition,
+        first: &CanonicalPacket,
+        present: &CanonicalPacket,
+        squeeze: Squeeze,
+        feedback: &mut Feedback,
+    ) {
         let (timestamp_offset, rewrite) = match self.splice {
             None => (0, Rewrite::default()),
             Some(before) if before.rendition == rendition => (before.timestamp_offset, before.rewrite),
             Some(_) => {
                 let numbers = first.packet.descriptor.numbers.plus(first.rewrite);
                 let rewrite = Rewrite::following(&self.newest_numbers, &numbers);
-                (self.next_timestamp(&first.packet).wrapping_sub(first.timestamp), rewrite)
+                (self.next_timestamp(&present.packet).wrapping_sub(present.timestamp), rewrite)
             }
         };
         let (from, first_seq) = (first.seq, self.next_seq);
-        let splice = Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze };
+        let mut splice = Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze };
+        if self.splice.is_some_and(|before| before.rendition != rendition) {
+            // The beginning of a replay lies before the present, but time goes forward.
+            let behind = self.least_timestamp().wrapping_sub(splice.timestamp(first)).cast_signed();
+            splice.timestamp_offset = timestamp_offset.wrapping_add(behind.max(0).cast_unsigned());
+        }
         if let Some(past) = self.splice.replace(splice) {
             if past.rendition != rendition {
                 self.switched_from = Some(past.rendition);
@@ -667,14 +713,18 @@ impl TrackTx {
         }
     }
 
+    /// 1 ms after what was sent last.
+    fn least_timestamp(&self) -> u32 {
+        self.newest_timestamp.wrapping_add(90)
+    }
+
     /// For a packet of another rendition: what lies between the two captures, but forward at least.
     fn next_timestamp(&self, first: &MediaPacket) -> u32 {
-        const STEP_MIN: u32 = 90;
         let shown = self.newest.map(|(timestamp, captured)| {
             let elapsed = first.captured.since(captured).as_nanos() * 90_000 / 1_000_000_000;
             timestamp.wrapping_add(elapsed as u32)
         });
-        let least = self.newest_timestamp.wrapping_add(STEP_MIN);
+        let least = self.least_timestamp();
         match shown {
             Some(shown) if shown.wrapping_sub(least) < u32::MAX / 2 => shown,
             _ => least,

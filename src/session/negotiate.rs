@@ -288,7 +288,7 @@ fn tracks(offer: &Offer, estimate: bool, rng: &mut StdRng) -> Vec<TrackSetup> {
         ssrc: ssrc(),
         rtx_ssrc: media.formats.iter().any(|f| f.rtx.is_some()).then(&mut ssrc),
         formats: media.formats.iter().map(bound_format).collect(),
-        extensions: extension_ids(media, estimate),
+        extensions: extension_ids(media, estimate && media.tells_arrivals()),
     };
     offer.media.iter().map(track).collect()
 }

@@ -143,6 +143,10 @@ impl Demux {
     }
 
     /// A validated 4-tuple of a session of this shard.
+    pub fn knows(&self, remote: Remote) -> bool {
+        self.remotes.contains_key(&remote)
+    }
+
     pub fn learn(&mut self, remote: Remote, key: usize) {
         self.remotes.insert(remote, Route::Local(key));
     }

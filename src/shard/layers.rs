@@ -47,8 +47,12 @@ pub(super) struct Selection {
 impl Selection {
     /// The layer to be shown; `None`: nothing is sent.
     fn choose(&mut self, now: Instant, mut layers: Layers, bwe: Option<&mut Bwe>) -> Option<u8> {
-        for (layer, barred) in layers.iter_mut().zip(&self.barred) {
-            layer.active &= barred.is_none_or(|until| now >= until);
+        let is_barred = |barred: &Option<Instant>| barred.is_some_and(|until| now < until);
+        // A new publisher may have nothing but what the last one's layer was barred for.
+        if layers.iter().zip(&self.barred).any(|(layer, barred)| layer.active && !is_barred(barred)) {
+            for (layer, barred) in layers.iter_mut().zip(&self.barred) {
+                layer.active &= !is_barred(barred);
+            }
         }
         let ranking = Ranking::of(&layers);
         let mut costs = [bwe::Layer { cost: Bitrate::from_bps(0), active: false }; LAYERS_MAX];
@@ -78,9 +82,15 @@ impl Selection {
         ranking.indices().get(rank).copied()
     }
 
-    fn rendition(&self, layer: u8) -> Rendition {
-        let Wish { max_spatial, max_temporal, .. } = self.wish;
-        Rendition { layer, spatial_max: max_spatial.unwrap_or(u8::MAX), temporal_max: max_temporal.unwrap_or(u8::MAX) }
+    /// A cap at what there is, or above it, is none: what viewers may ask for does not decide how many renditions there are.
+    fn rendition(&self, layer: u8, layers: &Layers) -> Rendition {
+        let there = layers[usize::from(layer)];
+        let cap = |max: Option<u8>, highest: u8| max.filter(|max| *max < highest).unwrap_or(u8::MAX);
+        Rendition {
+            layer,
+            spatial_max: cap(self.wish.max_spatial, there.spatial),
+            temporal_max: cap(self.wish.max_temporal, there.temporal),
+        }
     }
 }
 
@@ -88,8 +98,9 @@ impl Shard {
     /// What a viewer begins with.
     pub(super) fn first_rendition(&mut self, now: Instant, viewer: usize, stream: &Stream) -> Rendition {
         let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
-        let layer = selection.choose(now, stream.layers(), egress.bwe()).unwrap_or_default();
-        let rendition = selection.rendition(layer);
+        let layers = stream.layers();
+        let layer = selection.choose(now, layers, egress.bwe()).unwrap_or_default();
+        let rendition = selection.rendition(layer, &layers);
         egress.set_target(rendition);
         rendition
     }
@@ -136,7 +147,7 @@ impl Shard {
         let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
         let Some(layer) = chosen else { return };
         let (shown, target) = (egress.shown(), egress.target());
-        let mut wanted = selection.rendition(layer);
+        let mut wanted = selection.rendition(layer, &layers);
         if wanted == target {
             match (selection.switching, shown) {
                 (Some(since), Some(shown)) if now.since(since) >= GIVE_UP && !stream.is_deaf() => {
@@ -159,6 +170,11 @@ impl Shard {
             self.fanout.leave_rendition(stream.id, MediaKind::Video, before, viewer);
         }
         if shown == Some(wanted) {
+            // It had been stopped for another layer that did not come.
+            if egress.is_waiting() {
+                self.fanout.joined(now, stream.id, wanted.layer);
+                self.request_keyframe(now, stream.id, wanted.layer, out);
+            }
             return;
         }
         if shown.is_some_and(|shown| stream.layers()[usize::from(shown.layer)].active) {
@@ -174,7 +190,10 @@ impl Shard {
 
     /// Viewers whose congestion control has something to do, or padding to send.
     pub(super) fn handle_probes(&mut self, now: Instant, out: &mut SendBatch) {
-        while let Some((at, viewer)) = self.probe_timers.pop_due(now) {
+        // What is left is due in the next turn: audio does not wait for a crowd's probes.
+        while !out.is_full()
+            && let Some((at, viewer)) = self.probe_timers.pop_due(now)
+        {
             if self.viewers.get_mut(viewer).is_some_and(|v| v.selection.armed.fires(at)) {
                 self.probe(now, viewer, out);
             }
@@ -186,7 +205,9 @@ impl Shard {
         let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
         let Some(bwe) = egress.bwe() else { return };
         bwe.handle_timeout(now);
-        while let Some(order) = egress.bwe().and_then(|bwe| bwe.poll_probe(now)) {
+        while !out.is_full()
+            && let Some(order) = egress.bwe().and_then(|bwe| bwe.poll_probe(now))
+        {
             if !egress.pad(now, order, out) {
                 break;
             }

@@ -249,6 +249,11 @@ impl Shard {
         &mut self.counters
     }
 
+    /// Whether the 4-tuple is that of a session here.
+    pub fn knows(&self, remote: (SocketId, SocketAddr)) -> bool {
+        self.demux.knows(remote)
+    }
+
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }

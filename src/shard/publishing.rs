@@ -33,6 +33,7 @@ const SILENT: Duration = Duration::from_secs(1);
 pub(super) struct Publishing {
     /// Viewers see it.
     pub active: bool,
+    generation: Generation,
     layers: [PublishedLayer; LAYERS_MAX],
     pub tracks: [Option<TrackReport>; 2],
     next_measure: Option<Instant>,
@@ -105,11 +106,21 @@ impl Publishing {
         let PublishedLayer { size: (width, height), rid, spatial, temporal, .. } = *layer;
         let (active, bitrate) = (layer.shown_active, layer.meter.bitrate(now));
         stream.set_layer(index, Layer { active, bitrate, width, height, rid, spatial, temporal });
-        stream.set_deaf(self.layers.iter().any(|l| l.keyframes.is_deaf()));
+        stream.set_deaf(self.is_deaf());
+    }
+
+    /// A layer that sends nothing answers nothing: that says nothing of the encoder.
+    fn is_deaf(&self) -> bool {
+        self.layers.iter().any(|l| l.shown_active && l.keyframes.is_deaf())
+    }
+
+    /// Somebody may have taken over, whose layers they are now.
+    fn is_shown(&self, stream: &Stream) -> bool {
+        self.active && stream.active() == self.generation
     }
 
     fn measure(&mut self, now: Instant, stream: &Stream) {
-        if !self.active || self.next_measure.is_none_or(|at| now < at) {
+        if !self.is_shown(stream) || self.next_measure.is_none_or(|at| now < at) {
             return;
         }
         for index in 0..self.layers.len() {
@@ -193,6 +204,7 @@ impl Shard {
             return false;
         }
         publishing.active = true;
+        publishing.generation = generation;
         self.publishers.insert(stream.id, key);
         info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "publisher live");
         let event = Event::PublisherActive { session: entry.session.id, stream: stream.id, generation };
@@ -205,7 +217,11 @@ impl Shard {
         let Some(&key) = self.publishers.get(&stream) else { return };
         let Some(entry) = self.sessions.get_mut(key) else { return };
         let Some(publishing) = &mut entry.publishing else { return };
-        publishing.layers[usize::from(layer)].keyframes.handle_request(now);
+        let layer = &mut publishing.layers[usize::from(layer)];
+        if layer.last_packet.is_none_or(|at| now.since(at) >= SILENT) {
+            return; // It begins with a keyframe by itself.
+        }
+        layer.keyframes.handle_request(now);
         self.poll_publishing(now, key);
         self.drain(now, key, out);
     }
@@ -219,8 +235,8 @@ impl Shard {
                 self.counters.keyframe_requests_sent += 1;
             }
         }
-        if publishing.active {
-            entry.slot.stream.set_deaf(publishing.layers.iter().any(|l| l.keyframes.is_deaf()));
+        if publishing.is_shown(&entry.slot.stream) {
+            entry.slot.stream.set_deaf(publishing.is_deaf());
         }
         publishing.measure(now, &entry.slot.stream);
     }

@@ -124,7 +124,7 @@ impl Shard {
         out: &mut SendBatch,
     ) {
         if self.fanout.join(stream, MediaKind::Video, rendition, viewer) == Joined::First {
-            self.request_past(stream, rendition.layer);
+            self.request_past(now, stream, rendition.layer);
         }
         if self.try_replay(now, viewer, stream.id, false) {
             return;
@@ -160,6 +160,9 @@ impl Shard {
         if !egress.start_replay(rendition, keyframe, end) {
             return false;
         }
+        let switched_from = egress.take_switched();
+        // One that was stopped is still there, with numbers of its own.
+        self.starts.replays.retain(|Reverse(r)| r.viewer != viewer);
         let keyframe_bytes: usize = gop.keyframe().iter().map(|p| p.packet.payload.len()).sum();
         let fits = self.starts.budget.take(now, (gop.bytes() - keyframe_bytes) as u64);
         let replay = Replay {
@@ -174,6 +177,9 @@ impl Shard {
         };
         self.starts.push(replay);
         self.counters.replays_started += 1;
+        if let Some(before) = switched_from {
+            self.handle_switched(viewer, before);
+        }
         true
     }
 
@@ -187,8 +193,12 @@ impl Shard {
         let viewer = &mut self.viewers[replay.viewer];
         let egress = &mut viewer.egress;
         let Some((gop, newest)) = self.fanout.gop(replay.stream, replay.rendition) else { return true };
-        if gop.packets().first().is_none_or(|p| p.seq != replay.keyframe) || !egress.is_replaying() {
+        if !egress.is_replaying(replay.rendition, replay.keyframe) {
+            return true;
+        }
+        if gop.packets().first().is_none_or(|p| p.seq != replay.keyframe) {
             // A new keyframe has come: it brings the viewer to the present.
+            egress.end_replay(None);
             return true;
         }
         let keyframe_packets = gop.keyframe().len();
@@ -229,8 +239,8 @@ impl Shard {
     }
 
     /// This shard has its first viewer of a layer: its past is with the publisher's.
-    fn request_past(&mut self, stream: &Stream, layer: u8) {
-        if stream.active() != Generation::default() {
+    fn request_past(&mut self, now: Instant, stream: &Stream, layer: u8) {
+        if stream.active() != Generation::default() && self.fanout.ask_for_past(now, stream.id, layer) {
             let message = PeerMessage::PastRequest { stream: stream.id, layer, from: self.id };
             self.peers.push_back((stream.publisher_shard(), message));
         }

@@ -125,10 +125,13 @@ impl Shard {
     fn copy_next(&mut self, now: Instant, out: &mut SendBatch, found: &mut Found) -> bool {
         let Some(quantum) = self.fanout.poll(now) else { return false };
         // A viewer that leaves is taken out of the fan-out first.
-        let viewer = &mut self.viewers[quantum.viewer];
+        let Some(viewer) = self.viewers.get_mut(quantum.viewer) else { return true };
         let packets = quantum.run.packets.len() as u64;
         let first = &quantum.packets[quantum.run.packets.start].packet;
         let written = viewer.egress.write(now, quantum.kind, quantum.rendition, quantum.packets, quantum.run, out);
+        if let Some(before) = viewer.egress.take_switched() {
+            found.switched.push((quantum.viewer, before));
+        }
         let dropped = match written {
             Written::Sent { packets, payload_bytes } => {
                 self.counters.media_forwarded += u64::from(packets);
@@ -138,9 +141,6 @@ impl Shard {
                     _ => self.copied.push((first.arrival, u64::from(packets))),
                 }
                 viewer.egress.report_if_due(now, self.config.unix_at_start, out);
-                if let Some(before) = viewer.egress.take_switched() {
-                    found.switched.push((quantum.viewer, before));
-                }
                 return true;
             }
             Written::NotWanted => return true,
@@ -221,8 +221,7 @@ impl Shard {
         }
         self.probe(now, viewer, out);
         if keyframe {
-            let egress = &self.viewers[viewer].egress;
-            let layer = egress.shown().unwrap_or(egress.target()).layer;
+            let layer = self.viewers[viewer].egress.awaited().layer;
             self.request_keyframe_for_viewer(now, stream, layer, out);
         }
     }

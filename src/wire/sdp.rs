@@ -140,6 +140,11 @@ impl OfferedMedia {
         self.extensions.iter().find(|(_, known)| known == uri).map(|(id, _)| *id)
     }
 
+    /// Whether the client would send transport-wide feedback.
+    pub fn tells_arrivals(&self) -> bool {
+        self.formats.iter().any(|f| f.transport_cc)
+    }
+
     /// Whether the client means to send on this m-line.
     pub fn sends(&self) -> bool {
         matches!(self.direction, Direction::SendOnly | Direction::SendRecv)

@@ -1,6 +1,7 @@
 //! One shard with a thousand viewers, under virtual time: what they cost and how they share.
 
 mod allocations;
+mod edges;
 mod fairness;
 mod layers;
 mod room;

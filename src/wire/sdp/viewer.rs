@@ -92,7 +92,7 @@ fn media(put: &mut impl FnMut(fmt::Arguments), offered: &OfferedMedia, track: &S
         MediaKind::Video => VIDEO,
     };
     // On all m-lines or on none: str0m, as a viewer, takes the last one's word for all of them.
-    let counted = ours.estimate.then_some(Extension::TransportSequenceNumber);
+    let counted = (ours.estimate && offered.tells_arrivals()).then_some(Extension::TransportSequenceNumber);
     let taken = |uri: &str| passed.iter().chain(&counted).any(|e| e.as_uri() == uri);
     for (id, uri) in offered.extensions.iter().filter(|(_, uri)| taken(uri)) {
         put(format_args!("a=extmap:{id} {uri}"));
