@@ -124,18 +124,19 @@ fn bench_track(c: &mut Criterion) {
 
 fn bench_fanout(c: &mut Criterion) {
     let mut group = c.benchmark_group("fanout");
-    for burst in [1, 10] {
+    for (burst, counted) in [(1, false), (10, false), (10, true)] {
         for viewers in [10, 100, 1000] {
             let stream = Arc::new(Stream::new(STREAM, "bench"));
             let mut fanout = Fanout::new(SHARD, Segmenting::default());
-            let mut table: Vec<Egress> = (0..viewers).map(viewer).collect();
+            let mut table: Vec<Egress> = (0..viewers).map(|number| viewer(number, counted)).collect();
             for viewer in 0..viewers {
                 fanout.join(&stream, MediaKind::Video, Rendition::default(), viewer);
             }
             let mut source = Burst::new();
             let mut out = SendBatch::new();
             group.throughput(Throughput::Elements((viewers * burst) as u64));
-            group.bench_function(BenchmarkId::new(format!("bursts of {burst}"), viewers), |b| {
+            let name = format!("bursts of {burst}{}", if counted { " with transport-cc" } else { "" });
+            group.bench_function(BenchmarkId::new(name, viewers), |b| {
                 b.iter_batched(
                     || (0..burst).map(|_| source.next()).collect::<Vec<_>>(),
                     |packets| {
@@ -193,8 +194,8 @@ impl Burst {
     }
 }
 
-/// A connected viewer's media plane.
-fn viewer(number: usize) -> Egress {
+/// A connected viewer's media plane. `counted`: each packet has a transport-wide number and is remembered.
+fn viewer(number: usize, counted: bool) -> Egress {
     let material = [number as u8; 88];
     let keys = MasterKeys::split(&material, SrtpProfile::AEAD_AES_256_GCM, false).expect("as long as it must be");
     let track = TrackSetup {
@@ -210,7 +211,7 @@ fn viewer(number: usize) -> Egress {
             pli: true,
             fir: false,
         }],
-        extensions: ExtensionIds { mid: 4, ..ExtensionIds::default() },
+        extensions: ExtensionIds { mid: 4, transport_cc: if counted { 3 } else { 0 }, ..ExtensionIds::default() },
     };
     let remote = SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 5000));
     Egress::new(&keys, vec![track], "bench".to_owned(), Some((SOCKET, remote)), &mut StdRng::seed_from_u64(1))

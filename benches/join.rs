@@ -121,7 +121,7 @@ impl Server {
         let mut out = SendBatch::new();
         let mut connect = Duration::ZERO;
         for _ in 0..ROUNDS_MAX {
-            self.now = self.now + Duration::from_millis(1);
+            self.now += Duration::from_millis(1);
             if session.next_timeout() <= self.now {
                 connect += timed(|| server_wakes(&mut session, self.now, &mut out));
             }

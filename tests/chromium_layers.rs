@@ -8,35 +8,23 @@ mod common;
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod browser;
 
+use std::sync::{Mutex, MutexGuard};
+
 use browser::{Browser, DemoPage, PATIENCE, Page, wait_until};
 use common::server::Server;
+use serde_json::json;
+
+/// One test at a time: an encoder of three layers wants a core for itself.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(|failed| failed.into_inner())
+}
 
 /// Publishes the fake camera in three layers: 320x180, 640x360, 1280x720.
-const PUBLISH: &str = "
-    (async () => {
-        const video = { width: 1280, height: 720, frameRate: 30 };
-        const stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
-        const pc = window.pc = new RTCPeerConnection();
-        const sendEncodings = [
-            { rid: 'l', scaleResolutionDownBy: 4, maxBitrate: 150000 },
-            { rid: 'm', scaleResolutionDownBy: 2, maxBitrate: 500000 },
-            { rid: 'h', maxBitrate: 1500000 },
-        ];
-        pc.addTransceiver(stream.getVideoTracks()[0], { direction: 'sendonly', sendEncodings });
-        await pc.setLocalDescription(await pc.createOffer());
-        await new Promise(done => {
-            pc.onicegatheringstatechange = () => pc.iceGatheringState === 'complete' && done();
-            if (pc.iceGatheringState === 'complete') done();
-        });
-        const headers = { 'content-type': 'application/sdp' };
-        const answer = await fetch('/whip/live', { method: 'POST', headers, body: pc.localDescription.sdp });
-        await pc.setRemoteDescription({ type: 'answer', sdp: await answer.text() });
-    })().catch(e => { window.failed = String(e); });
-";
-
 fn publish<'a>(browser: &'a Browser, server: &Server) -> Page<'a> {
-    let page = browser.open(&server.url);
-    page.run(PUBLISH, vec![]);
+    let page = browser.open(&format!("{}/?stream=live&simulcast=1", server.url));
+    page.click("publish-start");
+    page.wait_for_state("publish", "live");
     page
 }
 
@@ -52,18 +40,83 @@ fn wait_for_height(page: &Page, height: f64) {
     wait_until(PATIENCE, || (seen() == height).then_some(()), || format!("{} lines, not {height}", seen()));
 }
 
+/// What the menu offers: values and texts.
+fn menu(page: &Page) -> Vec<(String, String)> {
+    let script = "return [...document.getElementById('watch-quality').options].map(o => [o.value, o.text])";
+    serde_json::from_value(page.run(script, vec![])).expect("pairs of strings")
+}
+
 #[test]
 fn the_highest_of_three_layers_is_shown() {
+    let _turn = turn();
     let server = Server::start(&["--shards", "2"]);
     let browser = Browser::start();
-    let publisher = publish(&browser, &server);
-    wait_until(
-        PATIENCE,
-        || (server.metric("manycast_media_received_total", "") > 0.0).then_some(()),
-        || format!("{:?}", publisher.run("return window.failed", vec![])),
-    );
+    publish(&browser, &server);
     let viewer = watch(&browser, &server);
     wait_for_height(&viewer, 720.0);
     viewer.wait_for_frames("watch", PATIENCE, 60.0);
     assert_eq!(viewer.stats("watch").video_in("packetsLost"), 0.0);
 }
+
+#[test]
+fn the_menu_switches_between_layers_without_a_new_negotiation() {
+    let _turn = turn();
+    let server = Server::start(&["--shards", "2"]);
+    let browser = Browser::start();
+    publish(&browser, &server);
+    let viewer = watch(&browser, &server);
+    viewer.mark("watch");
+    wait_for_height(&viewer, 720.0);
+    let rates = |menu: &[(String, String)]| menu.iter().filter(|(_, text)| text.contains("bit/s)")).count();
+    let menu_of_three = || Some(menu(&viewer)).filter(|menu| rates(menu) == 3);
+    let options = wait_until(PATIENCE, menu_of_three, || format!("{:?}", menu(&viewer)));
+    assert!(viewer.is_shown("watch-quality"));
+    let values: Vec<&str> = options.iter().map(|(value, _)| value.as_str()).collect();
+    let sizes: Vec<&str> = options.iter().map(|(_, text)| text.split(' ').next().unwrap_or_default()).collect();
+    assert_eq!((values, sizes), (vec!["", "h", "m", "l"], vec!["Auto", "720p", "360p", "180p"]));
+
+    for (rid, height) in [("l", 180.0), ("", 720.0)] {
+        viewer.choose("watch-quality", rid);
+        wait_for_height(&viewer, height);
+        viewer.wait_for_frames("watch", PATIENCE, 30.0);
+    }
+    assert!(viewer.is_marked("watch"), "the viewer has negotiated again");
+    assert_eq!(viewer.stats("watch").video_in("packetsLost"), 0.0);
+    assert_eq!(browser.console_errors(), [""; 0]);
+}
+
+/// Keeps every EventSource that the page opens in `sources`.
+const RECORD: &str = "window.sources = []; window.EventSource = class extends EventSource {
+    constructor(url) { super(url); window.sources.push(this); }
+};";
+
+#[test]
+fn the_page_listens_to_events_while_it_is_looked_at() {
+    let _turn = turn();
+    let server = Server::start(&[]);
+    let browser = Browser::start();
+    publish(&browser, &server);
+    let viewer = browser.open(&format!("{}/?stream=live#watch", server.url));
+    viewer.run(RECORD, vec![]);
+    viewer.click("watch-start");
+    let expect = |states: &[u8]| {
+        let now = || viewer.run("return window.sources.map(s => s.readyState)", vec![]);
+        wait_until(PATIENCE, || (now() == json!(states)).then_some(()), || format!("{}, not {states:?}", now()));
+    };
+    expect(&[OPEN]);
+    let turn = "Object.defineProperty(document, 'hidden', { value: arguments[0], configurable: true });
+        document.dispatchEvent(new Event('visibilitychange'));";
+    viewer.run(turn, vec![json!(true)]);
+    expect(&[CLOSED]);
+    viewer.run(turn, vec![json!(false)]);
+    expect(&[CLOSED, OPEN]);
+    wait_until(PATIENCE, || viewer.is_shown("watch-quality").then_some(()), || "no menu".into());
+    viewer.click("watch-stop");
+    expect(&[CLOSED, CLOSED]);
+    assert!(!viewer.is_shown("watch-quality"));
+    assert_eq!(browser.console_errors(), [""; 0]);
+}
+
+/// EventSource.readyState (HTML §9.2.2).
+const OPEN: u8 = 1;
+const CLOSED: u8 = 2;

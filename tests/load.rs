@@ -242,7 +242,8 @@ fn ctrl_c_ends_with_the_table_and_leaves_nothing_behind() {
     let mut command = load(&format!("{} --viewers 4 --duration 600", server.url));
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     server.wait_for_metric("manycast_media_forwarded_total", "", |copies| copies > 100.0);
-    // By itself it would take ten minutes. All four have joined long before their pictures amount to that, and the measurement may or may not have begun.
+    // By itself it would take ten minutes. All four have joined long before their pictures amount to that, and the
+    // measurement may or may not have begun.
     kill(child.id(), SIGINT);
     let ran = ran(&child.wait_with_output().expect("it ends"));
     assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);

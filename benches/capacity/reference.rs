@@ -2,8 +2,9 @@
 //!
 //! One thread takes bursts of RTP-like datagrams from a socket and for each of N viewers copies them behind a fresh
 //! header, seals them with the viewer's own key and sends them as segments of one message (UDP_SEGMENT), 64 messages
-//! to a `sendmmsg`. It knows how long a burst is and waits for the whole of it. No ICE, no DTLS, no RTCP, no NACK, no numbering, no timers, one profile. Another thread sends the
-//! bursts, and a third one reads what the viewers get as the load tester does, in epoll.
+//! to a `sendmmsg`. It knows how long a burst is and waits for the whole of it. No ICE, no DTLS, no RTCP, no NACK, no
+//! numbering, no timers, one profile. Another thread sends the bursts, and a third one reads what the viewers get as the
+//! load tester does, in epoll.
 //!
 //! CPU is CLOCK_THREAD_CPUTIME_ID of the forwarding thread.
 
@@ -22,6 +23,7 @@ use manycast::srtp::seal::RtpSealer;
 
 const HEADER_BYTES: usize = 12;
 const MESSAGES: usize = 64;
+const TAIL_BYTES_MIN: usize = 64;
 
 /// What is forwarded to how many.
 pub struct Options {
@@ -31,6 +33,8 @@ pub struct Options {
     pub burst: usize,
     pub seconds: u64,
     pub payload_bytes: usize,
+    /// The last packet of a burst is anything from 64 bytes to full, as `--packet-sizes tail` has it.
+    pub short_tails: bool,
     /// UDP_GRO at the receivers.
     pub gro: bool,
     pub profile: Profile,
@@ -97,13 +101,17 @@ fn address(of: &SocketAddr) -> libc::sockaddr_in {
 fn send_bursts(target: SocketAddr, options: &Options) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let packet = vec![0x80u8; HEADER_BYTES + options.payload_bytes];
+    let mut sizes = fastrand::Rng::with_seed(0);
     let start = Instant::now();
     for burst in 0..options.rate * options.seconds / options.burst as u64 {
         let due = Duration::from_nanos(1_000_000_000 / options.rate * burst * options.burst as u64);
         std::thread::sleep(due.saturating_sub(start.elapsed()));
-        for _ in 0..options.burst {
+        for _ in 1..options.burst {
             socket.send_to(&packet, target).expect("sent");
         }
+        let full = options.payload_bytes;
+        let tail_bytes = if options.short_tails { sizes.usize(TAIL_BYTES_MIN..=full) } else { full };
+        socket.send_to(&packet[..HEADER_BYTES + tail_bytes], target).expect("sent");
     }
 }
 
@@ -136,19 +144,20 @@ fn forward(
     let expected = options.rate * options.seconds / options.burst as u64 * options.burst as u64;
     let start = cpu_time();
     while seq < expected {
-        let count = receive(input, &mut incoming);
+        let (count, last_bytes) = receive(input, &mut incoming);
         if count == 0 {
             break;
         }
         for (chunk, group) in destinations.chunks(messages_max).enumerate() {
             for (i, destination) in group.iter().enumerate() {
-                let message = &mut arena[i * options.burst * segment..][..count * segment];
-                for (k, packet) in message.chunks_exact_mut(segment).enumerate() {
+                let message_bytes = (count - 1) * segment + last_bytes + options.profile.tag_bytes();
+                let message = &mut arena[i * options.burst * segment..][..message_bytes];
+                for (k, packet) in message.chunks_mut(segment).enumerate() {
+                    let payload = HEADER_BYTES..packet.len() - options.profile.tag_bytes();
                     let number = seq + k as u64;
                     packet[..HEADER_BYTES].copy_from_slice(&[0x80, 96, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
                     packet[2..4].copy_from_slice(&(number as u16).to_be_bytes());
-                    packet[HEADER_BYTES..][..options.payload_bytes]
-                        .copy_from_slice(&incoming[k][..options.payload_bytes]);
+                    packet[payload.clone()].copy_from_slice(&incoming[k][payload]);
                     sealers[chunk * messages_max + i].seal_rtp(packet, HEADER_BYTES, 1, number);
                 }
                 sender.add(message, destination, (count > 1).then_some(segment as u16));
@@ -161,7 +170,7 @@ fn forward(
     (cpu_time() - start, forwarded)
 }
 
-/// Bytes of a sealed packet.
+/// Bytes of a sealed packet that is full.
 fn segment(options: &Options) -> usize {
     HEADER_BYTES + options.payload_bytes + options.profile.tag_bytes()
 }
@@ -177,13 +186,15 @@ fn sealer(profile: Profile, viewer: usize) -> RtpSealer {
     RtpSealer::new(MasterKey::new(profile, &key, &salt).expect("the profile's lengths"))
 }
 
-/// One burst, or what is there of it; 0 after the last.
-fn receive(input: &UdpSocket, incoming: &mut [[u8; 2048]]) -> usize {
-    let mut count = 0;
-    while count < incoming.len() && input.recv(&mut incoming[count]).is_ok() {
-        count += 1;
+/// Packets of one burst, or of what is there of it, and how long the last one is; 0 after the last burst.
+fn receive(input: &UdpSocket, incoming: &mut [[u8; 2048]]) -> (usize, usize) {
+    let (mut count, mut last_bytes) = (0, 0);
+    while count < incoming.len()
+        && let Ok(bytes) = input.recv(&mut incoming[count])
+    {
+        (count, last_bytes) = (count + 1, bytes);
     }
-    count
+    (count, last_bytes)
 }
 
 /// Messages of one `sendmmsg`, set up once.

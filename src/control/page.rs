@@ -38,6 +38,7 @@ static ASSETS: &[Asset] = assets![
     "pattern.js" as SCRIPT,
     "pattern-worker.js" as SCRIPT,
     "publish.js" as SCRIPT,
+    "quality.js" as SCRIPT,
     "signal.js" as SCRIPT,
     "source.js" as SCRIPT,
     "stats.js" as SCRIPT,

@@ -94,6 +94,8 @@ struct Job {
     run: usize,
     /// Whose turn it is.
     viewer: usize,
+    /// Runs that the pacer has let pass.
+    charged: usize,
 }
 
 /// One message to be written: these packets for this viewer.
@@ -179,13 +181,16 @@ impl<K> Track<K> {
 
     /// Whether the job's next message may leave now. A run is charged once for all viewers: each gets the same.
     fn is_due(&mut self, now: Instant) -> Result<(), Instant> {
-        let Some(job) = &self.job else { return Ok(()) };
-        if self.kind == MediaKind::Audio || job.viewer > 0 || job.run >= job.runs.len() {
+        let Some(job) = &mut self.job else { return Ok(()) };
+        job.skip_absent(&self.viewers);
+        let Some(run) = job.runs.get(job.run).filter(|_| self.kind == MediaKind::Video && job.run >= job.charged)
+        else {
             return Ok(());
-        }
+        };
         let rate = self.meter.bytes_per_second(now);
-        let run = &job.runs[job.run];
-        self.pacer.take(now, rate, run.packets.len() * run.payload_bytes)
+        self.pacer.take(now, rate, run.packets.len() * run.payload_bytes)?;
+        job.charged = job.run + 1;
+        Ok(())
     }
 
     /// Makes a job of what was gathered; false when there is nothing.
@@ -202,19 +207,26 @@ impl<K> Track<K> {
 }
 
 impl Job {
-    /// The next place that has a viewer, of the run that is under way; `None` when the job is done.
-    fn advance<K: Copy>(&mut self, viewers: &[Option<K>]) -> Option<(usize, K)> {
-        while self.run < self.runs.len() {
-            while self.viewer < viewers.len() {
-                self.viewer += 1;
-                if let Some(viewer) = viewers[self.viewer - 1] {
-                    return Some((self.run, viewer));
-                }
+    /// To the next place that has a viewer, in this run or in the next one.
+    fn skip_absent<K>(&mut self, viewers: &[Option<K>]) {
+        while self.run < self.runs.len() && viewers.get(self.viewer).is_none_or(Option::is_none) {
+            self.viewer += 1;
+            if self.viewer >= viewers.len() {
+                self.viewer = 0;
+                self.run += 1;
             }
-            self.viewer = 0;
-            self.run += 1;
         }
-        None
+    }
+
+    /// Run and viewer of the next message; `None` when the job is done.
+    fn advance<K: Copy>(&mut self, viewers: &[Option<K>]) -> Option<(usize, K)> {
+        self.skip_absent(viewers);
+        if self.run >= self.runs.len() {
+            return None;
+        }
+        let next = (self.run, viewers[self.viewer]?);
+        self.viewer += 1;
+        Some(next)
     }
 
     fn clear(&mut self) {
@@ -222,6 +234,7 @@ impl Job {
         self.runs.clear();
         self.run = 0;
         self.viewer = 0;
+        self.charged = 0;
     }
 }
 
@@ -492,6 +505,11 @@ impl<K: Copy + PartialEq> Fanout<K> {
         if let Some(local) = self.streams.get_mut(&stream) {
             local.asked[usize::from(layer)] = Some(now);
         }
+    }
+
+    /// How many streams are watched here.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
     }
 
     pub fn stream(&self, stream: StreamId) -> Option<&Arc<Stream>> {

@@ -21,6 +21,7 @@ const CHROMIUM_VIEW: &str = include_str!("../../tests/data/offers/chromium-view.
 const AIORTC_VIEW: &str = include_str!("../../tests/data/offers/aiortc-view.sdp");
 const GST_VIEW: &str = include_str!("../../tests/data/offers/gst-view-vp8.sdp");
 
+#[expect(clippy::disallowed_methods, reason = "any std instant will do")]
 fn config() -> PeerConfig {
     let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 8080));
     PeerConfig {

@@ -84,6 +84,14 @@ impl Demux {
         }
     }
 
+    pub fn credentials(&self) -> usize {
+        self.credentials.len()
+    }
+
+    pub fn remotes(&self) -> usize {
+        self.remotes.len() + self.foreign.len()
+    }
+
     /// Says where a datagram belongs. `handed_over`: another shard has sent it here.
     pub fn gate(&mut self, datagram: &Received, handed_over: bool) -> Gate {
         let remote = (datagram.socket, datagram.remote);

@@ -253,6 +253,22 @@ impl Shard {
         self.sessions.len()
     }
 
+    /// What is kept for sessions, by name: all of it none when nobody is there.
+    pub fn holdings(&self) -> [(&'static str, usize); 10] {
+        [
+            ("sessions", self.sessions.len()),
+            ("names of sessions", self.by_id.len()),
+            ("publishers", self.publishers.len()),
+            ("viewers", self.viewers.len()),
+            ("watched streams", self.fanout.streams()),
+            ("resends", self.resends.len()),
+            ("starts", self.starts.len()),
+            ("ufrags", self.demux.credentials()),
+            ("4-tuples", self.demux.remotes()),
+            ("messages that wait", self.peers.len() + self.events.len()),
+        ]
+    }
+
     fn route_datagram(&mut self, now: Instant, datagram: Received, handed_over: bool, out: &mut SendBatch) {
         match self.demux.gate(&datagram, handed_over) {
             Gate::Session { key, kind } => self.feed(now, key, kind, datagram, out),

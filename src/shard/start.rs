@@ -96,6 +96,10 @@ impl Starts {
         self.waiting.front().map_or(replay, |(overdue, _)| replay.min(*overdue))
     }
 
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.replays.len()
+    }
+
     fn push(&mut self, replay: Replay) {
         self.turn += 1;
         self.replays.push(Reverse(Replay { turn: self.turn, ..replay }));

@@ -71,7 +71,7 @@ impl Habits {
 }
 
 /// One packet that a viewer got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Got {
     pub at: Instant,
     pub kind: MediaKind,
@@ -82,6 +82,8 @@ pub struct Got {
     pub marker: bool,
     pub picture_id: Option<u16>,
     pub tl0_pic_idx: Option<u8>,
+    /// When it is to be shown, by the newest sender report: seconds since 1970, on the server's clock.
+    pub shown_at: Option<f64>,
     /// What the publisher wrote into the payload.
     pub stamp: Stamp,
 }
@@ -123,7 +125,7 @@ impl Stamp {
 }
 
 /// Names of layers, the lowest first, as browsers have them.
-const RIDS: [&str; 3] = ["l", "m", "h"];
+pub(super) const RIDS: [&str; 3] = ["l", "m", "h"];
 
 /// VP8 descriptor of six bytes (X, I with 15 bits, L, T) and one of payload header.
 const VP8_HEADER_BYTES: usize = 7;
@@ -518,6 +520,14 @@ fn rtc(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>
     rtc
 }
 
+/// RFC 3550 §6.4.1: a sender report ties the stream's clock to NTP time.
+fn shown_at(rtp: &RtpPacket) -> Option<f64> {
+    let report = rtp.last_sender_info?;
+    let since_1970 = report.ntp_time.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs_f64();
+    let ticks = rtp.header.timestamp.wrapping_sub(report.rtp_time.numer() as u32).cast_signed();
+    Some(since_1970 + f64::from(ticks) / report.rtp_time.denom() as f64)
+}
+
 fn read(now: Instant, rtc: &Rtc, rtp: &RtpPacket) -> Option<Got> {
     let pt = rtp.header.payload_type;
     let codec = rtc.codec_config().find(|p| p.pt() == pt)?.spec().codec;
@@ -536,6 +546,7 @@ fn read(now: Instant, rtc: &Rtc, rtp: &RtpPacket) -> Option<Got> {
         marker: rtp.header.marker,
         picture_id: header.and_then(|h| h.picture_id).map(|p| p.value),
         tl0_pic_idx: header.and_then(|h| h.tl0_pic_idx),
+        shown_at: shown_at(rtp),
         stamp: Stamp::read(body)?,
     })
 }

@@ -7,10 +7,12 @@
 pub mod client;
 mod network;
 pub mod oracle;
+mod play;
+pub mod scenario;
 mod trace;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,7 @@ use crate::wire::classify::classify;
 use client::{Client, Habits, Source};
 
 pub use network::{Bottleneck, Path};
+pub use play::{Finding, Outcome, alike, play};
 pub use trace::Trace;
 
 /// From one thread's push to the other's pop.
@@ -63,9 +66,15 @@ pub struct World {
     shards: Vec<Shard>,
     clients: Vec<Endpoint>,
     by_addr: BTreeMap<SocketAddr, ClientId>,
+    /// Addresses that clients had before theirs changed.
+    former: BTreeSet<SocketAddr>,
     sent: BTreeMap<SocketAddr, u64>,
+    /// Datagrams to addresses that no client ever had.
+    sent_to_strangers: u64,
     agenda: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
+    /// When clients want to be called, and who; an entry that is not its client's `armed` is stale.
+    alarms: BinaryHeap<Reverse<(Instant, usize)>>,
     pub trace: Trace,
 }
 
@@ -79,6 +88,8 @@ struct Endpoint {
     outside: SocketAddr,
     /// A dead client's process is gone: it sends and receives nothing.
     dead: bool,
+    /// Its entry in `alarms`.
+    armed: Instant,
     /// The session's URL, as the answer's Location gave it.
     location: String,
 }
@@ -166,9 +177,12 @@ impl World {
             shards: (0..shards).map(|i| Shard::new(ShardId(i), config)).collect(),
             clients: Vec::new(),
             by_addr: BTreeMap::new(),
+            former: BTreeSet::new(),
             sent: BTreeMap::new(),
+            sent_to_strangers: 0,
             agenda: BinaryHeap::new(),
             scheduled: 0,
+            alarms: BinaryHeap::new(),
             trace: Trace::default(),
         }
     }
@@ -197,6 +211,18 @@ impl World {
 
     /// As [`Self::publish`], by a client with habits of its own.
     pub fn publish_as(&mut self, stream: &str, source: Source, path: Path, habits: Habits) -> ClientId {
+        self.try_publish(stream, source, path, habits).unwrap_or_else(|refused| panic!("seed {}: {refused}", self.seed))
+    }
+
+    /// # Errors
+    /// The status and its explanation, when the node refuses.
+    pub fn try_publish(
+        &mut self,
+        stream: &str,
+        source: Source,
+        path: Path,
+        habits: Habits,
+    ) -> Result<ClientId, String> {
         let (addr, seed) = (self.next_addr(), self.rng.random());
         let (client, offer) = Client::publisher(self.now, self.epoch, addr, self.crypto.clone(), source, seed);
         self.sign_up(client, path, habits, &format!("/whip/{stream}"), &offer)
@@ -209,6 +235,12 @@ impl World {
 
     /// As [`Self::watch`], by a client with habits of its own.
     pub fn watch_as(&mut self, stream: &str, path: Path, habits: Habits) -> ClientId {
+        self.try_watch(stream, path, habits).unwrap_or_else(|refused| panic!("seed {}: {refused}", self.seed))
+    }
+
+    /// # Errors
+    /// The status and its explanation, when the node refuses.
+    pub fn try_watch(&mut self, stream: &str, path: Path, habits: Habits) -> Result<ClientId, String> {
         let (client, offer) = Client::viewer(self.now, self.epoch, self.next_addr(), self.crypto.clone());
         self.sign_up(client, path, habits, &format!("/whep/{stream}"), &offer)
     }
@@ -232,6 +264,13 @@ impl World {
     pub fn delete(&mut self, id: ClientId) -> u16 {
         let location = self.clients[id.0].location.clone();
         self.request(Method::DELETE, &location, "").status().as_u16()
+    }
+
+    /// POST on the viewer's layer URL; returns the status.
+    pub fn choose_layer(&mut self, id: ClientId, json: &str) -> u16 {
+        let uri = format!("{}/layer", self.clients[id.0].location);
+        self.send_request(Method::POST, &uri, "application/json", json);
+        self.responses.remove(&self.requests).expect("answered at once").status().as_u16()
     }
 
     /// One HTTP exchange, without network time.
@@ -276,6 +315,7 @@ impl World {
     pub fn rebind(&mut self, id: ClientId) {
         let endpoint = &mut self.clients[id.0];
         self.by_addr.remove(&endpoint.outside);
+        self.former.insert(endpoint.outside);
         endpoint.outside.set_port(endpoint.outside.port() + 1000);
         self.by_addr.insert(endpoint.outside, id);
     }
@@ -331,32 +371,89 @@ impl World {
         self.shards.iter().map(Shard::sessions).sum()
     }
 
+    /// What the shards hold beyond what an idle one does.
+    ///
+    /// # Errors
+    /// Names what is left and on which shard.
+    pub fn nothing_is_left(&self) -> Result<(), String> {
+        for shard in &self.shards {
+            for (what, count) in shard.holdings() {
+                if count > 0 {
+                    return Err(format!("shard {} still has {count} {what}", shard.id().index()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Datagrams that the node has sent to addresses that no client ever had.
+    pub fn sent_to_strangers(&self) -> u64 {
+        self.sent_to_strangers
+    }
+
+    /// The viewer asks for a layer, by its index; returns the status.
+    pub fn wish(&mut self, id: ClientId, layer: u8) -> u16 {
+        let location = format!("{}/layer", self.clients[id.0].location);
+        let body = format!(r#"{{"encodingId":"{}"}}"#, client::RIDS[usize::from(layer)]);
+        self.send_request(Method::POST, &location, "application/json", &body);
+        self.responses.remove(&self.requests).expect("answered at once").status().as_u16()
+    }
+
     /// The client restarts ICE by PATCH.
     pub fn restart_ice(&mut self, id: ClientId) {
+        self.try_restart_ice(id).unwrap_or_else(|refused| panic!("seed {}: {refused}", self.seed));
+    }
+
+    /// # Errors
+    /// The status and its explanation, when the node refuses.
+    pub fn try_restart_ice(&mut self, id: ClientId) -> Result<(), String> {
         let endpoint = &mut self.clients[id.0];
         let (location, fragment) = (endpoint.location.clone(), endpoint.client.restart_ice());
+        // Until it is answered the client does nothing.
+        self.arm(id);
         self.send_request(Method::PATCH, &location, "application/trickle-ice-sdpfrag", &fragment);
         // The shard is asked.
         self.run_for(10 * PEER_DELAY);
         let response = self.responses.remove(&self.requests).expect("answered by now");
         let body = std::str::from_utf8(response.body()).expect("text");
-        assert_eq!(response.status().as_u16(), 200, "seed {}: {body}", self.seed);
+        if response.status().as_u16() != 200 {
+            return Err(format!("{location}: {} {body}", response.status()));
+        }
         self.clients[id.0].client.accept_restart(self.now, body).expect("the node's credentials");
         self.send_from_client(id);
+        Ok(())
     }
 
-    fn sign_up(&mut self, mut client: Client, path: Path, habits: Habits, uri: &str, offer: &str) -> ClientId {
+    fn sign_up(
+        &mut self,
+        mut client: Client,
+        path: Path,
+        habits: Habits,
+        uri: &str,
+        offer: &str,
+    ) -> Result<ClientId, String> {
         let id = ClientId(self.clients.len());
         let response = self.request(Method::POST, uri, &(habits.offer)(offer));
         let answer = std::str::from_utf8(response.body()).expect("text");
-        assert_eq!(response.status().as_u16(), 201, "seed {}: {uri}: {answer}", self.seed);
+        if response.status().as_u16() != 201 {
+            return Err(format!("{uri}: {} {answer}", response.status()));
+        }
         client.accept_answer(self.now, answer).expect("the node's answer");
         let location = response.headers()["location"].to_str().expect("text").to_owned();
         let outside = client.addr();
         self.by_addr.insert(outside, id);
-        self.clients.push(Endpoint { client, path, drained: Instant::ZERO, habits, outside, dead: false, location });
+        self.clients.push(Endpoint {
+            client,
+            path,
+            drained: Instant::ZERO,
+            habits,
+            outside,
+            dead: false,
+            armed: Instant::FAR_FUTURE,
+            location,
+        });
         self.send_from_client(id);
-        id
+        Ok(id)
     }
 
     /// What the controller wants done.
@@ -396,9 +493,9 @@ impl World {
     fn step(&mut self, end: Instant) -> bool {
         let agenda = self.agenda.peek().map_or(Instant::FAR_FUTURE, |Reverse(s)| s.at);
         let shard = self.shards.iter().map(Shard::next_timeout).min().unwrap_or(Instant::FAR_FUTURE);
-        let client = self.clients.iter().filter(|e| !e.dead).map(|e| e.client.next_timeout()).min();
+        let client = self.next_alarm();
         let control = self.controller.next_timeout();
-        let next = agenda.min(shard).min(control).min(client.unwrap_or(Instant::FAR_FUTURE)).max(self.now);
+        let next = agenda.min(shard).min(control).min(client).max(self.now);
         if next > end {
             return false;
         }
@@ -414,11 +511,24 @@ impl World {
             let mut out = SendBatch::new();
             self.shards[at].handle_timeout(next, &mut out);
             self.finish_round(at, out);
-        } else if let Some(at) = self.clients.iter().position(|e| !e.dead && e.client.next_timeout() <= next) {
+        } else if let Some(Reverse((_, at))) = self.alarms.pop() {
+            self.clients[at].armed = Instant::FAR_FUTURE;
             self.clients[at].client.handle_timeout(next);
             self.send_from_client(ClientId(at));
         }
         true
+    }
+
+    /// When the first client wants to be called; its entry is on top then.
+    fn next_alarm(&mut self) -> Instant {
+        while let Some(Reverse((at, client))) = self.alarms.peek() {
+            let endpoint = &self.clients[*client];
+            if !endpoint.dead && endpoint.armed == *at {
+                return *at;
+            }
+            self.alarms.pop();
+        }
+        Instant::FAR_FUTURE
     }
 
     fn happen(&mut self, what: What) {
@@ -477,7 +587,10 @@ impl World {
         let from = self.addr;
         for message in out.iter() {
             *self.sent.entry(message.remote).or_default() += 1;
-            let Some(&client) = self.by_addr.get(&message.remote) else { continue };
+            let Some(&client) = self.by_addr.get(&message.remote) else {
+                self.sent_to_strangers += u64::from(!self.former.contains(&message.remote));
+                continue;
+            };
             let path = self.clients[client.0].path;
             let segment = message.segment.map_or(message.data.len(), usize::from).max(1);
             for data in message.data.chunks(segment) {
@@ -503,6 +616,19 @@ impl World {
             self.record_datagram("in", &data, id);
             for delay in path.deliver(&mut self.rng) {
                 self.schedule(self.now + delay, What::ToShard { shard, from, data: data.clone() });
+            }
+        }
+        self.arm(id);
+    }
+
+    /// Whatever was done to a client may have moved its deadline.
+    fn arm(&mut self, id: ClientId) {
+        let endpoint = &mut self.clients[id.0];
+        let at = endpoint.client.next_timeout();
+        if at != endpoint.armed {
+            endpoint.armed = at;
+            if at != Instant::FAR_FUTURE {
+                self.alarms.push(Reverse((at, id.0)));
             }
         }
     }

@@ -1,11 +1,13 @@
 //! What must hold of every run, whatever the seed.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use str0m::media::MediaKind;
 
 use super::client::Got;
 use crate::metrics::Counters;
+use crate::units::Instant;
 
 /// What one viewer saw of one kind, judged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,4 +114,18 @@ pub fn conservation(shards: &[Counters]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The longest time without an arrival between `from` and `until`, and when it began. Arrivals are in order.
+pub fn longest_silence(arrivals: impl Iterator<Item = Instant>, from: Instant, until: Instant) -> (Duration, Instant) {
+    let within = arrivals.filter(|at| (from..until).contains(at));
+    let mut longest = (Duration::ZERO, from);
+    let mut last = from;
+    for at in within.chain([until.max(from)]) {
+        if at.since(last) > longest.0 {
+            longest = (at.since(last), last);
+        }
+        last = at;
+    }
+    longest
 }

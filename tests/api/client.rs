@@ -1,6 +1,6 @@
 //! An HTTP client that sends what it is told, right or wrong, and shows the answer as it came.
 
-use std::io::{Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -58,6 +58,57 @@ pub fn raw_closed(server: SocketAddr, bytes: &[u8]) -> Option<Reply> {
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);
     read(&mut stream)
+}
+
+/// An answer that goes on: a stream of events.
+pub struct Follow {
+    pub head: Reply,
+    body: BufReader<TcpStream>,
+    /// What has come of the body and was not given out.
+    text: String,
+}
+
+/// GETs what may not end; `None` when the server does not let us say so.
+pub fn follow(server: SocketAddr, path: &str) -> Option<Follow> {
+    let mut stream = connect(server);
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\n\r\n").ok()?;
+    let mut body = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        body.read_line(&mut head).ok().filter(|n| *n > 0)?;
+    }
+    Some(Follow { head: parse(head.as_bytes())?, body, text: String::new() })
+}
+
+impl Follow {
+    /// The next event, without the empty line after it; `None` when the body has ended.
+    ///
+    /// # Errors
+    /// The connection ended before the body did, or nothing comes.
+    pub fn event(&mut self) -> io::Result<Option<String>> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let event = event.to_owned();
+                self.text = rest.to_owned();
+                return Ok(Some(event));
+            }
+            match self.chunk()? {
+                text if text.is_empty() => return Ok(None),
+                text => self.text.push_str(&text),
+            }
+        }
+    }
+
+    /// RFC 9112 §7.1.
+    fn chunk(&mut self) -> io::Result<String> {
+        let mut size = String::new();
+        self.body.read_line(&mut size)?;
+        let size = usize::from_str_radix(size.trim_end(), 16).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let mut bytes = vec![0; size + 2];
+        self.body.read_exact(&mut bytes)?;
+        bytes.truncate(size);
+        Ok(String::from_utf8(bytes).expect("text"))
+    }
 }
 
 pub fn read(stream: &mut TcpStream) -> Option<Reply> {

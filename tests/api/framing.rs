@@ -8,7 +8,7 @@ use manycast::shard::message::{Command, Event};
 
 use crate::client::{self, raw, raw_closed};
 use crate::server::Server;
-use crate::{PUBLISH, has_cors, offer};
+use crate::{PUBLISH, has_cors, offer, until};
 
 fn healthy(server: &Server) {
     let reply = server.ask("GET", "/healthz", &[], "");
@@ -24,6 +24,9 @@ fn bodies_have_a_size() {
         ("/whep/cam", 64 * 1024, 1024 * 1024),
         ("/sdp", 96 * 1024, 96 * 1024 + 1),
         ("/healthz", 4 * 1024, 5 * 1024),
+        ("/whep/cam/0123456789012345678901/layer", 4 * 1024, 4 * 1024 + 1),
+        ("/whep/cam/0123456789012345678901/sse", 4 * 1024, 4 * 1024 + 1),
+        ("/whep/cam/0123456789012345678901/sse/1", 4 * 1024, 4 * 1024 + 1),
     ] {
         assert_ne!(server.ask("POST", path, &[sdp], &"x".repeat(fits)).status, 413, "{path}");
         let refused = server.ask("POST", path, &[sdp], &"x".repeat(too_long));
@@ -161,15 +164,4 @@ fn stopping_tells_the_shards_and_ends_at_once() {
     server.stop();
     server.join();
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-}
-
-/// Tries until there is something; what the server does on accept takes a moment.
-fn until<T>(mut f: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..100 {
-        if let Some(found) = f() {
-            return found;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("it never happened");
 }

@@ -4,6 +4,7 @@
 
 mod client;
 mod endpoints;
+mod events;
 mod framing;
 mod server;
 
@@ -26,4 +27,15 @@ fn has_cors(reply: &Reply) {
 fn offer(text: &str, client: u64) -> String {
     let ufrag = text.lines().find_map(|l| l.strip_prefix("a=ice-ufrag:")).expect("a ufrag").trim();
     text.replace(&format!("a=ice-ufrag:{ufrag}"), &format!("a=ice-ufrag:client{client}"))
+}
+
+/// Tries until there is something; what the server does meanwhile takes a moment.
+fn until<T>(mut f: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..400 {
+        if let Some(found) = f() {
+            return found;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("it never happened");
 }

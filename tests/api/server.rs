@@ -9,12 +9,13 @@ use std::time::Duration;
 use manycast::config::{Config, Flags};
 use manycast::control::{Controller, http};
 use manycast::id::{Generation, ShardId};
+use manycast::metrics::ShardFigures;
 use manycast::session::CloseReason;
 use manycast::session::negotiate::PeerConfig;
-use manycast::shard::message::{Command, Event};
+use manycast::shard::message::{Command, Event, LayerReport, Report};
 use manycast::shard::placement::Slot;
 use manycast::srtp::dtls::{Certificate, crypto_provider};
-use manycast::units::Epoch;
+use manycast::units::{Epoch, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use str0m::media::MediaKind;
@@ -107,6 +108,13 @@ impl Server {
         }
         self.event(Event::PublisherActive { session, stream: id, generation: Generation(1) });
         slot
+    }
+
+    /// The shard's figures of a second, as far as layers go.
+    pub fn report(&self, layers: Vec<LayerReport>) {
+        let figures =
+            ShardFigures { shard: SHARD, counters: Default::default(), publishers: 1, viewers: 1, backend: Vec::new() };
+        self.event(Event::Report(Box::new(Report { at: Instant::ZERO, figures, tracks: Vec::new(), layers })));
     }
 
     pub fn end(&self, slot: &Slot) {

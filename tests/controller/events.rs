@@ -113,8 +113,8 @@ fn a_viewer_chooses_among_the_layers_that_are_known() {
         world.commands.clear();
         let answered = world.ask(Method::POST, &url, &[JSON], json);
         assert_eq!(answered.status().as_u16(), status, "{json}: {}", body(&answered));
-        let told = world.commands.iter().find_map(|(shard, command)| match command {
-            Command::SelectLayer { session, wish } if *session == viewer.session => Some((*shard, *wish)),
+        let told = world.commands.first().map(|(shard, command)| match command {
+            Command::SelectLayer { session, wish } if *session == viewer.session => (*shard, *wish),
             other => panic!("{other:?}"),
         });
         assert_eq!(told, expected.map(|choice| (ShardId(0), choice)), "{json}");
@@ -122,12 +122,12 @@ fn a_viewer_chooses_among_the_layers_that_are_known() {
     // The recorded offer has its video second.
     let auto = Wish::default();
     let rid = |rid: &str| Wish { rid: Rid::new(rid), ..Wish::default() };
-    check("{}", 200, Some(auto.clone()));
-    check(r#"{"mediaId":"1"}"#, 200, Some(auto.clone()));
+    check("{}", 200, Some(auto));
+    check(r#"{"mediaId":"1"}"#, 200, Some(auto));
     check(r#"{"mediaId":1,"rid":"f"}"#, 200, Some(rid("f")));
     check(r#"{"mediaId":"1","encodingId":"q"}"#, 200, Some(rid("q")));
     check(r#"{"rid":"h","else":[1]}"#, 200, Some(rid("h")));
-    check(r#"{"rid":""}"#, 200, Some(auto.clone()));
+    check(r#"{"rid":""}"#, 200, Some(auto));
     check(r#"{"rid":null}"#, 200, Some(auto));
     let capped = Wish { max_height: Some(400), max_width: Some(u16::MAX), ..Wish::default() };
     check(r#"{"maxHeight":400,"maxWidth":70000}"#, 200, Some(capped));

@@ -289,3 +289,49 @@ fn viewers_of_two_streams_that_wait_in_one_flush_are_both_asked_for() {
     flush(&mut room);
     assert_eq!(passed_on(&mut room), [StreamId(1), StreamId(2)]);
 }
+
+/// A keyframe of as many bytes as the second before it held.
+#[test]
+fn a_keyframe_is_spread_at_a_multiple_of_its_tracks_bitrate_and_audio_is_not() {
+    let mut room = room(10, ShardConfig::default());
+    for seq in 1..=120 {
+        give(&mut room, MediaKind::Video, seq..=seq);
+        while flush(&mut room).1 {}
+        room.now += Duration::from_millis(10);
+        room.shard.handle_timeout(room.now, &mut room.out);
+    }
+    let mut keyframe = |seq: u64| {
+        let PeerMessage::Media(packet) = packet(room.now, MediaKind::Video, seq) else { return };
+        let packet = MediaPacket { timestamp: 1_000_000, ..Arc::into_inner(packet).expect("the only one") };
+        room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(packet)), &mut room.out);
+    };
+    (121..=220).for_each(&mut keyframe);
+    let started = room.now;
+    let mut left = 10 * 100;
+    let mut at_once = None;
+    loop {
+        loop {
+            let (sent, more) = flush(&mut room);
+            left -= sent.iter().filter(|s| !s.audio).map(|s| s.packets).sum::<usize>();
+            if !more {
+                break;
+            }
+        }
+        if at_once.is_none() {
+            at_once = Some(10 * 100 - left);
+            give(&mut room, MediaKind::Audio, 1..=1);
+            let audio = flush(&mut room).0.iter().filter(|s| s.audio).count();
+            assert_eq!(audio, 10, "audio passes what is held back");
+        }
+        if left == 0 {
+            break;
+        }
+        assert!(room.shard.next_timeout() > room.now, "it says when to go on");
+        room.now = room.now.max(room.shard.next_timeout());
+        room.shard.handle_timeout(room.now, &mut room.out);
+    }
+    let took = room.now.since(started);
+    // 110 kB, less a burst of 38 kB, at 2.5 times some 200 kB/s: its own bytes count.
+    assert!((100..=300).contains(&took.as_millis()), "{took:?}");
+    assert!(at_once.is_some_and(|packets| (160..=480).contains(&packets)), "{at_once:?} of 1000 packets at once");
+}

@@ -199,7 +199,7 @@ fn temporal_layers_above_the_wish_leave_no_trace() {
     wish(&mut room, Wish { max_temporal: Some(1), ..Wish::default() });
     for seq in 1..=80u64 {
         let temporal = [0u8, 2, 1, 2][(seq as usize - 1) % 4];
-        let tl0 = ((seq + 3) / 4) as u8;
+        let tl0 = seq.div_ceil(4) as u8;
         let mut payload = vec![0x90, 0xe0, 0x80, seq as u8, tl0, temporal << 6, 0x10];
         payload.extend(u32::from(temporal).to_be_bytes());
         payload.resize(500, 0);

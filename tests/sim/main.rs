@@ -1,6 +1,7 @@
 //! The whole SFU under virtual time, with str0m clients and a seed.
 
 mod layers;
+mod lip_sync;
 mod start;
 
 use std::time::Duration;

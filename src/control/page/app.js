@@ -2,7 +2,8 @@
 // from elsewhere. Each panel is a module; this one connects them with the address bar and with each other.
 //
 // Address:  ?stream=NAME   the stream's name (default `default`)
-//           ?source=camera|screen|synthetic, ?codec=auto|VP8|H264|VP9|AV1, ?size=640x360|1280x720|1920x1080
+//           ?source=camera|screen|synthetic, ?codec=auto|VP8|H264|VP9|AV1, ?size=640x360|1280x720|1920x1080,
+//           ?simulcast=1
 //           #publish, #watch, #paste  open a panel; #play opens the watch panel and starts (publishing never starts by itself)
 //
 // Tests drive the page by these ids, which therefore do not change:
@@ -16,11 +17,13 @@
 //   {publish,watch,legacy}-figure-KEY          bitrate resolution fps codec loss rtt srtp dtls,
 //                                              receiving: jitter-buffer freezes, dropped, sending: limit resent keyframes-asked
 //   publish-source-camera, -screen, -synthetic radio buttons
-//   publish-codec, publish-size, publish-audio select, select, checkbox
+//   publish-codec, publish-size                selects
+//   publish-audio, publish-simulcast           checkboxes
 //   publish-start, publish-stop                buttons; the one that makes no sense now is hidden
 //   publish-link, publish-link-copy            the watch link; publish-whip-url, publish-whip-copy
 //   watch-start, watch-stop                    buttons, likewise
 //   watch-unmute, watch-mute, watch-fullscreen buttons on the picture; sound is off until watch-unmute is clicked
+//   watch-quality                              select on the picture: "" (Auto) or a layer's rid; hidden unless there are two
 //   watch-link, watch-link-copy                the watch link; watch-whep-url, watch-whep-copy
 //   streams, streams-list, streams-empty       the list of live streams; its buttons have data-stream="NAME"
 //   legacy-source                              select: camera | synthetic
@@ -127,6 +130,7 @@ function readAddress() {
     const option = [...select.options].find(({ value, disabled }) => value === query.get(key) && !disabled);
     if (option) select.value = option.value;
   }
+  if (query.has("simulcast") && !publish.active) $("publish-simulcast").checked = query.get("simulcast") === "1";
   const hash = location.hash.slice(1);
   openTab(TABS[hash] ?? "publish");
   if (hash === "play") watch.start();

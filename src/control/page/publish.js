@@ -119,9 +119,10 @@ export class PublishPanel {
     const stream = this.stream;
     const token = $("publish-token").value.trim();
     const [width, height] = $("publish-size").value.split("x").map(Number);
+    const size = { width, height };
 
     this.status.set("connecting", OPENING[this.source]);
-    const source = await openSource(this.source, { size: { width, height }, audio: $("publish-audio").checked });
+    const source = await openSource(this.source, { size, audio: $("publish-audio").checked });
     if (signal.aborted) return source.stop();
     this.opened = source;
     this.video.srcObject = source.media;
@@ -131,7 +132,7 @@ export class PublishPanel {
     });
 
     for (let retry = 0; ; retry += 1) {
-      const { reason, wasLive } = await this.session(source, { stream, token, signal });
+      const { reason, wasLive } = await this.session(source, { stream, token, size, signal });
       if (wasLive) retry = 0;
       const worthTrying = reason.kind === "lost" || (this.hasBeenLive && ["network", "busy"].includes(reason.kind));
       if (!worthTrying || retry >= RETRY_MS.length) throw reason;
@@ -141,8 +142,12 @@ export class PublishPanel {
   }
 
   /** One WHIP session, from offer to end. */
-  async session(source, { stream, token, signal }) {
-    const publisher = (this.publisher = new Publisher(source.media, { codec: $("publish-codec").value }));
+  async session(source, { stream, token, size, signal }) {
+    const publisher = (this.publisher = new Publisher(source.media, {
+      codec: $("publish-codec").value,
+      simulcast: $("publish-simulcast").checked,
+      size,
+    }));
     let wasLive = false;
     this.status.set("connecting", `Connecting to publish “${stream}”…`);
     this.meter.start(publisher.pc);

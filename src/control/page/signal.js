@@ -63,8 +63,16 @@ class Resource {
     // A server behind a proxy may name its public origin. The session is on the one that just answered as well, and
     // the page's Content-Security-Policy knows no other; unless the answer came from elsewhere to begin with.
     this.url = url && (response.redirected ? url.href : url.pathname);
+    this.links = response.headers.get("Link") ?? "";
     this.etag = response.headers.get("ETag");
     this.token = token;
+  }
+
+  /** The path that a `Link` (RFC 8288) names by its relation; for the origin, see above. */
+  link(rel) {
+    for (const [, target, parameters] of this.links.matchAll(/<([^>]*)>([^<]*)/g))
+      if (parameters.includes(`rel="${rel}"`)) return new URL(target, location.href).pathname;
+    return null;
   }
 
   /** Keepalive: must get through while the page is being closed. */

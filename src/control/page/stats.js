@@ -110,7 +110,8 @@ export class Meter {
 export function read(report, direction, previous) {
   const stats = [...report.values()];
   const streams = stats.filter(({ type }) => type === (direction === "send" ? "outbound-rtp" : "inbound-rtp"));
-  streams.sort((a, b) => b.kind.localeCompare(a.kind));
+  // Video first, and of several layers the largest.
+  streams.sort((a, b) => b.kind.localeCompare(a.kind) || (b.frameWidth ?? 0) - (a.frameWidth ?? 0));
   const video = streams.find(({ kind }) => kind === "video") ?? {};
   const remotes = stats.filter(({ type }) => type === "remote-inbound-rtp");
   const transport = stats.find(({ type }) => type === "transport") ?? {};
@@ -126,8 +127,7 @@ export function read(report, direction, previous) {
     jitterBufferSeconds: video.jitterBufferDelay ?? 0,
     jitterBufferFrames: video.jitterBufferEmittedCount ?? 0,
 
-    codecs: streams
-      .map(({ codecId }) => report.get(codecId)?.mimeType.split("/")[1])
+    codecs: [...new Set(streams.map(({ codecId }) => report.get(codecId)?.mimeType.split("/")[1]))]
       .filter(Boolean)
       .map(codecLabel)
       .join(" + "),
@@ -160,9 +160,9 @@ export function read(report, direction, previous) {
   return now;
 }
 
-export function bitrate(bitsPerSecond) {
+export function bitrate(bitsPerSecond, digits = 2) {
   if (bitsPerSecond === null || bitsPerSecond === undefined) return dash;
-  if (bitsPerSecond >= 1e6) return `${(bitsPerSecond / 1e6).toFixed(2)} Mbit/s`;
+  if (bitsPerSecond >= 1e6) return `${(bitsPerSecond / 1e6).toFixed(digits)} Mbit/s`;
   return `${Math.round(bitsPerSecond / 1e3)} kbit/s`;
 }
 

@@ -1,6 +1,7 @@
 // The panel that watches.
 
 import { $, BAD_NAME, STREAM_NAME, Status, copy, followAspect, sleep, watchLink } from "./dom.js";
+import { QualityMenu } from "./quality.js";
 import { Meter } from "./stats.js";
 import { Viewer } from "./whep.js";
 
@@ -25,6 +26,7 @@ export class WatchPanel {
       failed: "Not watching",
     });
     this.meter = new Meter($("watch-figures"), "watch", "receive", (figures) => this.notice(figures));
+    this.quality = new QualityMenu();
     this.video = $("watch-video");
     followAspect(this.video, $("watch-stage"));
 
@@ -119,10 +121,12 @@ export class WatchPanel {
     // While the next session is tried again and again, what the last one said stays on screen.
     if (!["waiting", "connecting"].includes(this.status.state))
       this.status.set("connecting", `Connecting to “${stream}”…`);
+    const token = $("watch-token").value.trim();
     try {
       const reason = await viewer.run(stream, {
-        token: $("watch-token").value.trim(),
+        token,
         signal,
+        onsession: (resource) => this.quality.open(resource, token, signal),
         onstate: (state) => {
           if (state === "interrupted")
             return this.status.set("connecting", "The connection is interrupted. Waiting for it to come back…");
@@ -136,6 +140,7 @@ export class WatchPanel {
       signal.throwIfAborted();
       return { reason, wasLive: this.wasLive };
     } finally {
+      this.quality.close();
       viewer.close();
       this.meter.stop();
       this.video.srcObject = null;
@@ -183,6 +188,7 @@ export class WatchPanel {
     this.attempt?.abort();
     this.attempt = null;
     this.connected = false;
+    this.quality.close();
     this.viewer?.close();
     this.meter.stop();
     this.video.srcObject = null;

@@ -18,9 +18,10 @@ export class Viewer {
   }
 
   /** Negotiates, then follows the connection. Resolves to the reason of its end (see `follow`). */
-  async run(stream, { token, signal, onstate }) {
+  async run(stream, { token, signal, onsession, onstate }) {
     const url = `/whep/${encodeURIComponent(stream)}`;
     this.resource = await negotiate(this.pc, url, { token, signal, munge: stereoOpus });
+    onsession(this.resource);
     return follow(this.pc, signal, onstate);
   }
 

@@ -6,12 +6,16 @@ import { follow, negotiate } from "./signal.js";
 const START_KBPS = 1000;
 
 export class Publisher {
-  /** `media` is the MediaStream to send; `codec` is `auto` or a name such as `VP8`. */
-  constructor(media, { codec = "auto" } = {}) {
+  /**
+   * `media` is the MediaStream to send; `codec` is `auto` or a name such as `VP8`; `simulcast` sends several sizes;
+   * `size` is what the source was asked for.
+   */
+  constructor(media, { codec = "auto", simulcast = false, size }) {
     this.pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
     this.resource = null;
     for (const track of media.getTracks()) {
-      const transceiver = this.pc.addTransceiver(track, { direction: "sendonly", streams: [media] });
+      const sendEncodings = simulcast && track.kind === "video" ? layers({ ...size, ...track.getSettings() }, codec) : [];
+      const transceiver = this.pc.addTransceiver(track, { direction: "sendonly", streams: [media], sendEncodings });
       if (track.kind === "video") preferCodec(transceiver, codec);
     }
   }
@@ -61,3 +65,16 @@ export function preferCodec(transceiver, name) {
 }
 
 const codecName = ({ mimeType }) => mimeType.split("/")[1].toUpperCase();
+
+/** One picture in several sizes, the smallest first. */
+function layers({ width, height }, codec) {
+  // Without a mode Chromium takes encodings of VP9 and AV1 for the spatial layers of one stream, and sends the first.
+  const mode = ["VP9", "AV1"].includes(codec) ? { scalabilityMode: "L1T3" } : {};
+  const all = [
+    { rid: "l", scaleResolutionDownBy: 4, ...mode },
+    { rid: "m", scaleResolutionDownBy: 2, ...mode },
+    { rid: "h", scaleResolutionDownBy: 1, ...mode },
+  ];
+  // Of a small picture Chromium sends two, and leaves out the last: the picture itself.
+  return width * height < 960 * 540 ? all.slice(1) : all;
+}
