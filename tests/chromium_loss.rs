@@ -10,27 +10,14 @@ mod browser;
 
 use std::time::Duration;
 
-use browser::{Browser, DemoPage, PATIENCE, Page, Stats, wait_until};
+use browser::{Browser, DemoPage, PATIENCE, Stats, wait_until};
 use common::relay::Relay;
 use common::server::Server;
-use serde_json::json;
 
 const PLAYED: Duration = Duration::from_secs(60);
 
 /// Of the datagrams either way, handshakes included.
 const LOSS: f64 = 0.03;
-
-/// Makes the page take the relay for the server.
-fn send_through(page: &Page, relay: &Relay, server: &Server) {
-    let script = "const [server, relay] = arguments; \
-        const { prototype } = RTCPeerConnection; \
-        const set = prototype.setRemoteDescription; \
-        prototype.setRemoteDescription = function ({ type, sdp }) { \
-          return set.call(this, { type, sdp: sdp.replaceAll(` ${server} `, ` ${relay} `) }); \
-        };";
-    let as_in_sdp = |addr: std::net::SocketAddr| json!(format!("{} {}", addr.ip(), addr.port()));
-    page.run(script, vec![as_in_sdp(server.udp()), as_in_sdp(relay.addr)]);
-}
 
 #[test]
 fn a_viewer_plays_a_minute_of_3_percent_loss_both_ways_without_a_keyframe_beyond_its_join() {
@@ -42,7 +29,7 @@ fn a_viewer_plays_a_minute_of_3_percent_loss_both_ways_without_a_keyframe_beyond
     publisher.wait_for_state("publish", "live");
 
     let viewer = browser.open(&format!("{}/?stream=live#watch", server.url));
-    send_through(&viewer, &relay, &server);
+    viewer.send_through(relay.addr, server.udp());
     viewer.click("watch-start");
     viewer.wait_for_state("watch", "live");
     viewer.wait_for_frames("watch", PATIENCE, 30.0);

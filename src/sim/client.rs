@@ -34,8 +34,10 @@ pub struct Source {
     pub keyframe_interval: u32,
     /// Whether PLI is answered (OBS and ffmpeg do not).
     pub answers_pli: bool,
-    /// Simulcast layers: each sends twice the packets of the one before.
+    /// Simulcast layers.
     pub layers: u8,
+    /// How many times the packets of the first layer each has.
+    pub packets_by_layer: [u32; 3],
     pub audio: bool,
 }
 
@@ -49,6 +51,7 @@ impl Default for Source {
             keyframe_interval: 0,
             answers_pli: true,
             layers: 1,
+            packets_by_layer: [1, 2, 4],
             audio: true,
         }
     }
@@ -459,7 +462,7 @@ impl Publishing {
         for (index, layer) in self.layers.iter_mut().enumerate() {
             let keyframe = std::mem::take(&mut layer.keyframe_wanted) || due;
             let (Some(stream), Some(pt)) = (direct.stream_tx_by_mid(self.video, layer.rid), pt) else { return };
-            let packets = source.packets_per_frame << index;
+            let packets = source.packets_per_frame * source.packets_by_layer[index];
             for i in 0..packets {
                 let first = i == 0;
                 let id = layer.picture_id.to_be_bytes();

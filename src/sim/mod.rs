@@ -35,7 +35,7 @@ use crate::units::{Epoch, Instant};
 use crate::wire::classify::classify;
 use client::{Client, Habits, Source};
 
-pub use network::Path;
+pub use network::{Bottleneck, Path};
 pub use play::{Finding, Outcome, alike, play};
 pub use trace::Trace;
 
@@ -81,6 +81,8 @@ pub struct World {
 struct Endpoint {
     client: Client,
     path: Path,
+    /// When its bottleneck's queue is empty.
+    drained: Instant,
     habits: Habits,
     /// Where its datagrams seem to come from: a NAT may change it.
     outside: SocketAddr,
@@ -195,6 +197,11 @@ impl World {
 
     pub fn path(&self, id: ClientId) -> Path {
         self.clients[id.0].path
+    }
+
+    /// The client's network changes.
+    pub fn set_path(&mut self, id: ClientId, path: Path) {
+        self.clients[id.0].path = path;
     }
 
     /// Starts a publisher of the stream by WHIP.
@@ -438,6 +445,7 @@ impl World {
         self.clients.push(Endpoint {
             client,
             path,
+            drained: Instant::ZERO,
             habits,
             outside,
             dead: false,
@@ -587,8 +595,12 @@ impl World {
             let segment = message.segment.map_or(message.data.len(), usize::from).max(1);
             for data in message.data.chunks(segment) {
                 self.record_datagram("out", data, client);
+                let drained = &mut self.clients[client.0].drained;
+                let waits =
+                    path.bottleneck.map_or(Some(Duration::ZERO), |b| b.pass(self.now, data.len() as u64, drained));
+                let Some(waits) = waits else { continue };
                 for delay in path.deliver(&mut self.rng) {
-                    self.schedule(self.now + delay, What::ToClient { client, from, data: data.to_vec() });
+                    self.schedule(self.now + waits + delay, What::ToClient { client, from, data: data.to_vec() });
                 }
             }
         }

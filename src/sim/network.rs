@@ -5,6 +5,8 @@ use std::time::Duration;
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use crate::units::{Bitrate, Instant};
+
 /// How bad a path is, each way.
 #[derive(Clone, Copy, Debug)]
 pub struct Path {
@@ -14,15 +16,48 @@ pub struct Path {
     pub delay: Duration,
     /// Added to the delay, uniformly: packets overtake each other.
     pub jitter: Duration,
+    /// Where datagrams to the client wait for each other; `None`: nowhere.
+    pub bottleneck: Option<Bottleneck>,
+}
+
+/// A link that carries so much, behind a queue that drops what does not fit.
+#[derive(Clone, Copy, Debug)]
+pub struct Bottleneck {
+    pub rate: Bitrate,
+    pub queue_bytes: u64,
+}
+
+impl Bottleneck {
+    /// How long a datagram that comes now takes to get through, if it fits. `drained`: when the queue is empty.
+    pub(super) fn pass(&self, now: Instant, bytes: u64, drained: &mut Instant) -> Option<Duration> {
+        let time_of = |bytes: u64| Duration::from_nanos(bytes * 8_000_000_000 / self.rate.as_bps().max(1));
+        let through = drained.since(now) + time_of(bytes);
+        if through > time_of(self.queue_bytes) {
+            return None;
+        }
+        *drained = now + through;
+        Some(through)
+    }
 }
 
 impl Path {
     pub const CLEAN: Path =
-        Path { loss: 0.0, duplication: 0.0, delay: Duration::from_millis(1), jitter: Duration::ZERO };
+        Path { loss: 0.0, duplication: 0.0, delay: Duration::from_millis(1), jitter: Duration::ZERO, bottleneck: None };
 
     /// 5 % loss, 20 ms each way, some reordering.
-    pub const LOSSY: Path =
-        Path { loss: 0.05, duplication: 0.01, delay: Duration::from_millis(20), jitter: Duration::from_millis(3) };
+    pub const LOSSY: Path = Path {
+        loss: 0.05,
+        duplication: 0.01,
+        delay: Duration::from_millis(20),
+        jitter: Duration::from_millis(3),
+        bottleneck: None,
+    };
+
+    /// 20 ms each way, so much of it, and a queue of 100 kB.
+    pub const fn narrow(rate: Bitrate) -> Path {
+        let bottleneck = Some(Bottleneck { rate, queue_bytes: 100_000 });
+        Path { delay: Duration::from_millis(20), bottleneck, ..Path::CLEAN }
+    }
 
     /// Delays of the copies that arrive: none, one or two.
     pub(super) fn deliver(&self, rng: &mut StdRng) -> impl Iterator<Item = Duration> + use<> {

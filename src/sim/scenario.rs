@@ -204,6 +204,7 @@ impl Draw {
             answers_pli,
             layers,
             audio: self.rng.random_bool(0.9),
+            ..Source::default()
         }
     }
 

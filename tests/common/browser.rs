@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -151,6 +152,18 @@ impl Page<'_> {
         let client = self.front();
         let shown = self.browser.wait(async { client.find(Locator::Id(id)).await?.is_displayed().await });
         shown.unwrap_or_else(|e| panic!("{id}: {e}"))
+    }
+
+    /// Makes the page take the relay for the server.
+    pub fn send_through(&self, relay: SocketAddr, server: SocketAddr) {
+        let script = "const [server, relay] = arguments; \
+            const { prototype } = RTCPeerConnection; \
+            const set = prototype.setRemoteDescription; \
+            prototype.setRemoteDescription = function ({ type, sdp }) { \
+              return set.call(this, { type, sdp: sdp.replaceAll(` ${server} `, ` ${relay} `) }); \
+            };";
+        let as_in_sdp = |addr: SocketAddr| json!(format!("{} {}", addr.ip(), addr.port()));
+        self.run(script, vec![as_in_sdp(server), as_in_sdp(relay)]);
     }
 
     /// Marks the panel's connection, to be recognised by [`Page::is_marked`].

@@ -1,15 +1,17 @@
-//! A UDP relay between clients and a server that loses what it is told to: netem is not in every kernel.
+//! A UDP relay between clients and a server that loses what it is told to, and carries no more than it is told to: netem
+//! is not in every kernel.
 //!
 //! ```text
 //! client ──> front ──> one socket per client ──> server
-//!        <──       <──                       <──
+//!        <── queue <──                       <──
 //! ```
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use manycast::wire::classify::{Kind, classify};
 use rand::rngs::StdRng;
@@ -17,6 +19,9 @@ use rand::{Rng, SeedableRng};
 
 /// How soon its threads see that it is dropped.
 const TICK: Duration = Duration::from_millis(100);
+
+/// What waits for a narrow link to a client; the rest is dropped. 800 ms of 1 Mbit/s.
+const QUEUE_BYTES: u64 = 100_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -53,6 +58,8 @@ struct Shared {
     server: SocketAddr,
     front: UdpSocket,
     state: Mutex<(Loses, Seen)>,
+    /// To each client; 0: as much as comes.
+    bits_per_second: AtomicU64,
     stopped: AtomicBool,
 }
 
@@ -68,10 +75,21 @@ impl Relay {
         let front = socket();
         let addr = front.local_addr().expect("bound");
         let state = Mutex::new((Box::new(loses) as Loses, Seen::default()));
-        let shared = Arc::new(Shared { server, front, state, stopped: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            server,
+            front,
+            state,
+            bits_per_second: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+        });
         let run = shared.clone();
         std::thread::spawn(move || run.carry_to_server());
         Relay { addr, shared }
+    }
+
+    /// From now on each client's link carries so much; what waits already goes as it would have.
+    pub fn narrow(&self, bits_per_second: u64) {
+        self.shared.bits_per_second.store(bits_per_second, Ordering::Relaxed);
     }
 
     pub fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
@@ -82,6 +100,26 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The way to one client.
+struct Link {
+    queue: Sender<(Instant, Vec<u8>)>,
+    /// When all that waits is carried.
+    drained: Instant,
+}
+
+impl Link {
+    /// When it will have carried a datagram that comes now; `None`: the queue is full.
+    fn due(&self, bits_per_second: u64, bytes: u64) -> Option<Instant> {
+        let time_of = |bytes: u64| match bits_per_second {
+            0 => Duration::ZERO,
+            bps => Duration::from_nanos(bytes * 8_000_000_000 / bps),
+        };
+        let now = Instant::now();
+        let due = self.drained.max(now) + time_of(bytes);
+        (due - now <= time_of(QUEUE_BYTES) || bits_per_second == 0).then_some(due)
     }
 }
 
@@ -97,25 +135,42 @@ impl Shared {
                 std::thread::spawn(move || run.carry_to_client(&of_thread, client));
                 back
             });
-            if self.passes(Way::ToServer, &buffer[..bytes]) {
+            if self.passes(Way::ToServer, &buffer[..bytes], false) {
                 let _ = back.send_to(&buffer[..bytes], self.server);
             }
         }
     }
 
-    fn carry_to_client(&self, back: &UdpSocket, client: SocketAddr) {
+    fn carry_to_client(self: Arc<Shared>, back: &UdpSocket, client: SocketAddr) {
+        let (queue, waiting) = mpsc::channel();
+        let run = self.clone();
+        std::thread::spawn(move || run.drain(&waiting, client));
+        let mut link = Link { queue, drained: Instant::now() };
         let mut buffer = [0; 2048];
         while !self.stopped.load(Ordering::Relaxed) {
             let Ok((bytes, _)) = back.recv_from(&mut buffer) else { continue };
-            if self.passes(Way::ToClient, &buffer[..bytes]) {
-                let _ = self.front.send_to(&buffer[..bytes], client);
+            let due = link.due(self.bits_per_second.load(Ordering::Relaxed), bytes as u64);
+            if self.passes(Way::ToClient, &buffer[..bytes], due.is_none())
+                && let Some(due) = due
+            {
+                link.drained = due;
+                // Its other end lives as long as this one.
+                let _ = link.queue.send((due, buffer[..bytes].to_vec()));
             }
         }
     }
 
-    fn passes(&self, way: Way, data: &[u8]) -> bool {
+    /// Sends each datagram when the link has carried it.
+    fn drain(&self, waiting: &Receiver<(Instant, Vec<u8>)>, client: SocketAddr) {
+        for (due, data) in waiting {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            let _ = self.front.send_to(&data, client);
+        }
+    }
+
+    fn passes(&self, way: Way, data: &[u8], full: bool) -> bool {
         let (loses, seen) = &mut *self.state();
-        let lost = loses(way, data);
+        let lost = loses(way, data) || full;
         let add = |passed: &mut Passed| {
             passed.datagrams += 1;
             passed.lost += u64::from(lost);

@@ -14,8 +14,9 @@ const LOSS_MAX: f64 = 0.10;
 
 /// An estimate may dip for a feedback or three.
 const DOWN_HOLD: Duration = Duration::from_millis(300);
-/// Loss is counted over a second or so: what the last step down has changed is not seen before.
-const LOSS_HOLD: Duration = Duration::from_millis(1500);
+/// Loss is counted over a few seconds: what the last step down has changed is not seen before. The estimate falls with
+/// it meanwhile.
+const LOSS_HOLD: Duration = Duration::from_secs(3);
 /// How long an estimate must be high enough; doubled by each up-switch that failed.
 const UP_HOLD_MIN: Duration = Duration::from_secs(3);
 const UP_HOLD_MAX: Duration = Duration::from_secs(60);
@@ -269,8 +270,8 @@ mod tests {
         viewer.during(1000, 3000);
         viewer.loss = 0.11;
         assert_eq!(viewer.during(0, 3000), [1]);
-        assert_eq!(viewer.during(1300, 3000), [1], "the loss is of before");
-        assert_eq!(viewer.during(1000, 3000), [0], "1.5 s later");
+        assert_eq!(viewer.during(2800, 3000), [1], "the loss is of before");
+        assert_eq!(viewer.during(100, 3000), [0], "3 s later");
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl Estimator {
         match probed {
             Some(bitrate) if self.trend.usage() != Usage::Over => {
                 self.rate.probed(bitrate.as_bps() as f64, measured.acked_bps);
+                self.loss.probed(bitrate.as_bps() as f64);
             }
             _ => self.rate.update(now, self.trend.usage(), &measured),
         }

@@ -11,10 +11,14 @@ const GROWTH_PER_SECOND: f64 = 1.08;
 /// Between decreases, besides a round trip: the loss of before the last one is still on its way (libwebrtc).
 const DECREASE_INTERVAL: Duration = Duration::from_millis(300);
 const STEP_MAX: Duration = Duration::from_secs(1);
-/// For so long a packet counts: with 100 packets a second 5 % of random loss reads as 10 % in a hundredth of the time,
-/// with libwebrtc's 20 packets in a tenth.
+/// For so long a packet counts, while enough others do.
 const MEMORY_SECONDS: f64 = 1.0;
-const PACKETS_MIN: f64 = 20.0;
+/// With so many 5 % of random loss hardly ever reads as 10 %, which is three deviations; with the 80 packets that a low
+/// layer has in a second, twice a minute.
+const PACKETS_REMEMBERED: f64 = 200.0;
+/// Even when there are fewer.
+const MEMORY_SECONDS_MAX: f64 = 4.0;
+const PACKETS_MIN: f64 = 60.0;
 
 #[derive(Debug)]
 pub(super) struct LossBound {
@@ -37,13 +41,14 @@ impl LossBound {
         self.bps
     }
 
-    /// 0 to 1, of about the last second; 0 while too little is known.
+    /// 0 to 1, of the last second or, when little is sent, four; 0 while too little is known.
     pub fn fraction(&self) -> f64 {
-        match self.report {
-            Some(fraction) => fraction,
-            None if self.reported >= PACKETS_MIN => (self.lost / self.reported).clamp(0.0, 1.0),
-            None => 0.0,
-        }
+        self.known().unwrap_or(0.0)
+    }
+
+    fn known(&self) -> Option<f64> {
+        let counted = (self.reported >= PACKETS_MIN).then(|| (self.lost / self.reported).clamp(0.0, 1.0));
+        self.report.or(counted)
     }
 
     /// Feedback has told of packets. `found`: those of the lost ones that it had called missing before.
@@ -59,6 +64,13 @@ impl LossBound {
         self.report = Some(fraction.clamp(0.0, 1.0));
     }
 
+    /// A probe has measured `bps`: when little was lost besides, it is not the link's load that loses.
+    pub fn probed(&mut self, bps: f64) {
+        if self.fraction() <= HIGH_LOSS {
+            self.bps = self.bps.max(bps);
+        }
+    }
+
     /// `estimate_bps`: what is in force, from which a decrease begins. `most_bps`: beyond that growth is of no use.
     pub fn update(&mut self, now: Instant, estimate_bps: f64, most_bps: f64, round_trip: Duration) {
         let elapsed = self.last_update.map_or(Duration::ZERO, |last| (now - last).min(STEP_MAX)).as_secs_f64();
@@ -69,11 +81,12 @@ impl LossBound {
                 self.last_decrease = Some(now);
                 self.bps = (self.bps.min(estimate_bps) * (1.0 - 0.5 * fraction)).max(ESTIMATE_MIN.as_bps() as f64);
             }
-        } else if fraction < LOW_LOSS && self.bps < most_bps {
+        } else if self.known().is_some_and(|fraction| fraction < LOW_LOSS) && self.bps < most_bps {
             let most_bps = most_bps.min(ESTIMATE_MAX.as_bps() as f64);
             self.bps = (self.bps * GROWTH_PER_SECOND.powf(elapsed)).min(most_bps);
         }
-        let faded = (-elapsed / MEMORY_SECONDS).exp();
+        let enough = self.reported > PACKETS_REMEMBERED;
+        let faded = (-elapsed / if enough { MEMORY_SECONDS } else { MEMORY_SECONDS_MAX }).exp();
         self.lost *= faded;
         self.reported *= faded;
     }
@@ -104,6 +117,18 @@ mod tests {
     #[test]
     fn one_bad_report_is_no_loss() {
         assert!(after(|n| if n == 100 { 8 } else { 0 }) > 1.8e6);
+    }
+
+    #[test]
+    fn a_probe_lifts_it_while_loss_is_not_high() {
+        let after_probe = |lost| {
+            let mut loss = LossBound::new(1e6);
+            loss.count(100 - lost, lost, 0);
+            loss.probed(2e6);
+            loss.bps()
+        };
+        assert_eq!(after_probe(5), 2e6);
+        assert_eq!(after_probe(15), 1e6);
     }
 
     #[test]

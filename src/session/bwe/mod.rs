@@ -18,6 +18,8 @@ mod capacity;
 mod estimator;
 mod groups;
 mod history;
+#[cfg(test)]
+mod link;
 mod loss;
 mod probe;
 mod rate;

@@ -324,23 +324,23 @@ mod tests {
 
     #[test]
     fn a_probe_measures_what_it_sent_or_what_the_link_let_through() {
-        // 3 x 600 kbit/s: a packet each 5.3 ms.
+        // 3 x 600 kbit/s: a packet each 1.3 ms.
         let mut prober = with_goal();
         let orders = send(&mut prober, 0, 600_000);
-        assert_eq!(orders.len(), 5);
-        let shown = report(&mut prober, 450, &orders, 5333).expect("a result");
+        assert_eq!(orders.len(), 20);
+        let shown = report(&mut prober, 450, &orders, 1289).expect("a result");
         assert!((1_700_000..1_900_000).contains(&shown), "{shown}");
 
         let mut prober = with_goal();
         let orders = send(&mut prober, 0, 600_000);
-        assert_eq!(report(&mut prober, 450, &orders, 9600), Some(950_000), "0.95 of 1 Mbit/s");
+        assert_eq!(report(&mut prober, 450, &orders, 2320), Some(950_000), "0.95 of 1 Mbit/s");
     }
 
     #[test]
     fn too_few_or_too_fast_arrivals_measure_nothing() {
         let mut prober = with_goal();
         let orders = send(&mut prober, 0, 600_000);
-        assert_eq!(report(&mut prober, 450, &orders[..3], 5333), None);
+        assert_eq!(report(&mut prober, 450, &orders[..3], 1289), None);
         prober.handle_timeout(at(2000));
         assert_eq!(prober.take_result(), None);
 

@@ -30,6 +30,8 @@ const STEP_MAX: Duration = Duration::from_secs(1);
 
 /// Less than so much of the estimate in use: the application is the limit, not the link (libwebrtc's `alr_detector.cc`).
 const LIMITED_FACTOR: f64 = 0.65;
+/// Between two decreases for a queue that does not look like ours: by then what arrives is known better.
+const LIMITED_INTERVAL: Duration = Duration::from_millis(500);
 /// So much of what was sent arrives in the same time: no queue grows because of us. An overuse is noticed from a slope of
 /// 2.5 % on.
 const CARRIED_FACTOR: f64 = 0.95;
@@ -118,14 +120,18 @@ impl RateControl {
     }
 
     fn decrease(&mut self, now: Instant, measured: &Measured) {
-        self.last_decrease = Some(now);
+        let before = self.last_decrease.replace(now);
         let Some(acked) = measured.acked_bps else {
             return self.set(self.bps / 2.0);
         };
         let carried = measured.sent_bps.is_none_or(|sent| acked >= CARRIED_FACTOR * sent);
         if carried && acked < LIMITED_FACTOR * self.bps {
-            // Jitter, or somebody else's queue. libwebrtc falls to what arrives here too, and must probe its way back;
-            // a viewer of a low layer would never see another. When the queue is ours, the next reports say so again.
+            // Jitter, a keyframe, or somebody else's queue. libwebrtc falls to what arrives here too, and must probe its
+            // way back; a viewer of a low layer would never see another. When the queue is ours, later reports say so.
+            if before.is_some_and(|before| now - before < LIMITED_INTERVAL) {
+                self.last_decrease = before;
+                return;
+            }
             return self.set(BACK_OFF * self.bps);
         }
         let full = BACK_OFF * acked;

@@ -1,0 +1,93 @@
+//! A real browser on a link that narrows and widens: it gets the layer that fits.
+
+#![expect(clippy::disallowed_methods, reason = "real browsers live in real time")]
+
+mod common;
+
+#[path = "common/browser.rs"]
+#[expect(dead_code, reason = "each test binary uses its part")]
+mod browser;
+
+use std::time::{Duration, Instant};
+
+use browser::{Browser, DemoPage, PATIENCE, Page, wait_until};
+use common::relay::Relay;
+use common::server::Server;
+
+const WIDE: u64 = 5_000_000;
+const THIN: u64 = 1_000_000;
+
+/// The goals are 5 s down and 20 s up (issue 4). This machine has two cores, and others use them: the times are printed,
+/// and bounds say no more than that it happens.
+const DOWN_MAX: Duration = Duration::from_secs(15);
+const UP_MAX: Duration = Duration::from_secs(35);
+/// So long a layer must have been shown to be settled.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// What a viewer is shown, in lines, from a change of its link on.
+struct Shown<'a> {
+    page: &'a Page<'a>,
+    start: Instant,
+    changes: Vec<(Duration, f64)>,
+}
+
+impl Shown<'_> {
+    fn since_now<'a>(page: &'a Page<'a>) -> Shown<'a> {
+        Shown { page, start: Instant::now(), changes: Vec::new() }
+    }
+
+    /// Looks once; what has been shown for [`SETTLED`], and since when.
+    fn settled(&mut self) -> Option<(Duration, f64)> {
+        let (now, lines) = (self.start.elapsed(), self.page.stats("watch").video_in("frameHeight"));
+        if self.changes.last().is_none_or(|(_, last)| *last != lines) {
+            self.changes.push((now, lines));
+        }
+        self.changes.last().copied().filter(|(since, _)| now - *since >= SETTLED)
+    }
+
+    /// Waits until nothing but what `wanted` allows is shown; returns since when.
+    fn wait_for(&mut self, limit: Duration, wanted: impl Fn(f64) -> bool) -> Duration {
+        let page = self.page;
+        let said = || format!("{} lines", page.stats("watch").video_in("frameHeight"));
+        let settled = || self.settled().filter(|(_, lines)| wanted(*lines)).map(|(since, _)| since);
+        wait_until(limit + SETTLED, settled, said)
+    }
+
+    /// Changes beyond the one that was needed, two of which are a flap.
+    fn flaps(&self) -> usize {
+        self.changes.len().saturating_sub(2).div_ceil(2)
+    }
+}
+
+#[test]
+fn a_link_that_narrows_and_widens_brings_the_layer_that_fits() {
+    let server = Server::start(&[]);
+    let relay = Relay::start(server.udp(), |_, _| false);
+    relay.narrow(WIDE);
+    let browser = Browser::start();
+    let publisher = browser.open(&format!("{}/?stream=live&simulcast=1", server.url));
+    publisher.click("publish-start");
+    publisher.wait_for_state("publish", "live");
+
+    let viewer = browser.open(&format!("{}/?stream=live#watch", server.url));
+    viewer.send_through(relay.addr, server.udp());
+    viewer.click("watch-start");
+    viewer.wait_for_state("watch", "live");
+    let first = Shown::since_now(&viewer).wait_for(PATIENCE, |lines| lines == 720.0);
+
+    relay.narrow(THIN);
+    let mut shown = Shown::since_now(&viewer);
+    let down = shown.wait_for(DOWN_MAX, |lines| lines < 720.0);
+    let flaps_down = shown.flaps();
+
+    relay.narrow(WIDE);
+    let mut shown = Shown::since_now(&viewer);
+    let up = shown.wait_for(UP_MAX, |lines| lines == 720.0);
+    let flaps_up = shown.flaps();
+
+    let passed = relay.seen(|seen| seen.to_client);
+    eprintln!("first {first:?}; down {down:?}, {flaps_down} flaps; up {up:?}, {flaps_up} flaps; {passed:?}");
+    assert!(down <= DOWN_MAX && up <= UP_MAX, "down {down:?}, up {up:?}");
+    assert!(flaps_down + flaps_up <= 2, "{flaps_down} and {flaps_up} flaps");
+    assert_eq!(browser.console_errors(), [""; 0]);
+}
