@@ -224,6 +224,7 @@ mod tests {
             marker: false,
             starts_keyframe: key,
             descriptor: vp8::parse(&payload, false).expect("well-formed"),
+            dependency: None,
             extensions: EndToEnd::default(),
             arrival: Instant::from_nanos(at_ms * 1_000_000),
             captured: Instant::from_nanos(at_ms * 1_000_000),
@@ -241,7 +242,7 @@ mod tests {
             assert_eq!((placed.seq, placed.timestamp), (seq, ts));
             assert_eq!(placed.rewrite, Rewrite::default(), "the first publisher's numbers are not touched");
         }
-        let rewrite = Rewrite { picture_id: 1u16.wrapping_sub(500), tl0_pic_idx: 1u8.wrapping_sub(9) };
+        let rewrite = Rewrite { picture_id: 1u16.wrapping_sub(500), tl0_pic_idx: 1u8.wrapping_sub(9), frame_number: 0 };
         // The second one has other bases, and comes 934 ms later.
         let second = packet(2, 7, 1_000_000, 1000, 500, 9, true);
         let placed = canonical.place(&second).expect("a keyframe");

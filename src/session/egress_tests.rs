@@ -121,6 +121,7 @@ impl Scene {
             marker: false,
             starts_keyframe: true,
             descriptor: Descriptor::default(),
+            dependency: None,
             extensions: EndToEnd::default(),
             arrival: self.now,
             captured: self.now,
