@@ -134,4 +134,21 @@ mod tests {
         plan(&packets, Segmenting::default(), &mut runs);
         assert_eq!(runs.iter().map(|r| r.packets.len()).collect::<Vec<_>>(), [1, 2]);
     }
+
+    #[test]
+    fn dependency_descriptors_of_one_length_share_a_run() {
+        let with = |dependency_bytes: usize, bytes| {
+            let dependency = Some(Arc::from(vec![0; dependency_bytes]));
+            let packet = MediaPacket { dependency, ..video(1, 0, false, bytes) };
+            CanonicalPacket { packet: Arc::new(packet), ..self::packet(bytes, None) }
+        };
+        let runs_of = |packets: &[CanonicalPacket]| {
+            let mut runs = Vec::new();
+            plan(packets, Segmenting { segments_max: 64, padding_percent: 2 }, &mut runs);
+            runs.iter().map(|r| r.packets.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(runs_of(&[with(90, 100), with(3, 100), with(3, 100), packet(100, None)]), [1, 2, 1]);
+        let long: Vec<_> = (0..64).map(|_| with(255, 1200)).collect();
+        assert_eq!(runs_of(&long), [39, 25], "they count in a message's length");
+    }
 }

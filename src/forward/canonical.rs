@@ -288,6 +288,23 @@ mod tests {
     }
 
     #[test]
+    fn av1_frame_numbers_go_on_across_restarts_and_wraps() {
+        let mut canonical = Canonical::default();
+        let mut see = |generation, seq, number| {
+            let mut packet = Arc::into_inner(packet(generation, seq, 0, 0, 1, 1, true)).expect("the only one");
+            (packet.format.codec, packet.descriptor) = (Codec::Av1, Default::default());
+            packet.descriptor.numbers.frame_number = Some(number);
+            let placed = canonical.place(&Arc::new(packet)).expect("has a place");
+            number.wrapping_add(placed.rewrite.frame_number)
+        };
+        assert_eq!([see(1, 10, 65_534), see(1, 11, 65_534), see(1, 12, 65_535)], [65_534, 65_534, 65_535]);
+        assert_eq!([see(2, 70, 500), see(2, 71, 500), see(2, 72, 501)], [0, 0, 1]);
+        assert_eq!([see(2, 74, 65_535), see(2, 75, 0)], [65_035, 65_036]);
+        assert_eq!(see(2, 73, 502), 2, "late");
+        assert_eq!(see(3, 5, 7), 65_037);
+    }
+
+    #[test]
     fn a_7_bit_picture_id_goes_on_in_7_bits_and_a_late_packet_keeps_its_own() {
         let mut canonical = Canonical::default();
         let mut see = |generation, seq, id| {

@@ -289,3 +289,229 @@ impl ExtensionSerializer for Serializer {
         values.user_values.get().is_some_and(|Carried(bytes)| bytes.len() > 16)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Bits in the order of the wire.
+    #[derive(Clone, Default)]
+    struct Writer(Vec<bool>);
+
+    impl Writer {
+        fn put(mut self, count: usize, value: u64) -> Writer {
+            self.0.extend((0..count).rev().map(|bit| value >> bit & 1 == 1));
+            self
+        }
+
+        fn put_all(self, count: usize, values: &[u64]) -> Writer {
+            values.iter().fold(self, |writer, value| writer.put(count, *value))
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            let byte = |bits: &[bool]| (0..8).fold(0, |byte, i| byte << 1 | u8::from(bits.get(i) == Some(&true)));
+            self.0.chunks(8).map(byte).collect()
+        }
+    }
+
+    const START: u64 = 2;
+    const END: u64 = 1;
+
+    fn mandatory(edges: u64, template_id: u64, frame_number: u64) -> Writer {
+        Writer::default().put(2, edges).put(6, template_id).put(16, frame_number)
+    }
+
+    /// The five flags: structure, active targets, indications, differences, chains.
+    const STRUCTURE: u64 = 0b10000;
+    const ACTIVE: u64 = 0b01000;
+    const INDICATIONS: u64 = 0b00100;
+
+    /// L1T3 as in §A.10.2.1, behind a first template of this id.
+    fn l1t3(writer: Writer, first_template_id: u64) -> Writer {
+        writer
+            .put(6, first_template_id)
+            .put(5, 3 - 1)
+            // Steps from template to template: T0, T0, T1, T2, T2.
+            .put_all(2, &[0, 1, 1, 0, 3])
+            .put_all(2, &[2, 2, 2, 2, 2, 2, 2, 1, 0, 1, 0, 0, 1, 0, 0])
+            // None for a keyframe, one for each of the others: 4, 2, 1, 1.
+            .put(1, 0)
+            .put_all(6, &[0b1_0011_0, 0b1_0001_0, 0b1_0000_0, 0b1_0000_0])
+            // One chain of ns(4); of one chain, ns(1) takes no bits.
+            .put(2, 1)
+            .put_all(4, &[0, 4, 2, 1, 3])
+            .put(1, 1)
+            .put_all(16, &[640 - 1, 360 - 1])
+    }
+
+    fn keyframe(number: u64) -> Vec<u8> {
+        l1t3(mandatory(START, 10, number).put(5, STRUCTURE), 10).bytes()
+    }
+
+    #[test]
+    fn a_keyframe_brings_the_structure_that_others_need() {
+        let mut dependencies = Dependencies::default();
+        let delta = mandatory(START | END, 12, 9).bytes();
+        assert_eq!(dependencies.read(1, &delta), None, "no structure yet");
+        let key = dependencies.read(2, &keyframe(8)).expect("whole");
+        assert!(key.starts_keyframe);
+        let base = LayerInfo { up_switch: true, size: Some((640, 360)), ..LayerInfo::default() };
+        assert_eq!(key.descriptor.layer, base);
+        assert_eq!(key.descriptor.numbers.frame_number, Some(8));
+        let frame = dependencies.read(3, &delta).expect("known");
+        assert!(!frame.starts_keyframe);
+        let layer = LayerInfo { temporal: 1, up_switch: true, ends_frame: true, ..LayerInfo::default() };
+        assert_eq!(frame.descriptor.layer, layer);
+        assert_eq!(frame.descriptor.numbers.frame_number, Some(9));
+    }
+
+    #[test]
+    fn every_template_and_custom_indications_are_read() {
+        let mut dependencies = Dependencies::default();
+        dependencies.read(1, &keyframe(1)).expect("whole");
+        let mut check = |writer: Writer, expected: Option<(u8, bool)>| {
+            let frame = dependencies.read(2, &writer.bytes());
+            assert_eq!(frame.map(|f| (f.descriptor.layer.temporal, f.descriptor.layer.up_switch)), expected);
+        };
+        for (id, expected) in [(9, None), (10, Some((0, true))), (11, Some((0, true))), (12, Some((1, true)))] {
+            check(mandatory(0, id, 2), expected);
+        }
+        for (id, expected) in [(13, Some((2, false))), (14, Some((2, false))), (15, None), (63, None)] {
+            check(mandatory(0, id, 2), expected);
+        }
+        // Not behind the mask of active targets, but after it; differences and chains do not matter.
+        check(
+            mandatory(0, 13, 2).put(5, ACTIVE | INDICATIONS | 3).put(3, 0b111).put_all(2, &[2, 0, 0]),
+            Some((2, true)),
+        );
+        check(mandatory(0, 12, 2).put(5, INDICATIONS).put_all(2, &[3, 1, 0]), Some((1, false)));
+        check(mandatory(0, 12, 2).put(5, ACTIVE).put(3, 0b011), Some((1, true)));
+    }
+
+    #[test]
+    fn template_ids_wrap() {
+        let mut dependencies = Dependencies::default();
+        let first = l1t3(mandatory(START, 62, 1).put(5, STRUCTURE), 62).bytes();
+        assert!(dependencies.read(1, &first).is_some());
+        let temporal = |id| dependencies.structure.as_ref().and_then(|s| s.template(id)).map(|t| t.temporal);
+        assert_eq!([62, 63, 0, 1, 2, 3].map(temporal), [Some(0), Some(0), Some(1), Some(2), Some(2), None]);
+    }
+
+    #[test]
+    fn a_late_structure_does_not_replace_a_newer_one() {
+        let mut dependencies = Dependencies::default();
+        dependencies.read(20, &l1t3(mandatory(START, 20, 1).put(5, STRUCTURE), 20).bytes()).expect("whole");
+        let late = dependencies.read(10, &keyframe(0)).expect("its own is attached");
+        assert!(late.starts_keyframe);
+        assert!(dependencies.read(21, &mandatory(0, 22, 2).bytes()).is_some());
+        assert!(dependencies.read(22, &keyframe(3)).is_some());
+        assert!(dependencies.read(23, &mandatory(0, 22, 4).bytes()).is_none());
+    }
+
+    /// Three spatial and three temporal layers, 480x270 at most, as Chromium sent them; LiveKit's tests hold the same capture.
+    #[test]
+    fn chromiums_own_are_read() {
+        let hex = |text: &str| -> Vec<u8> {
+            let digits = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex");
+            (0..text.len()).step_by(2).map(digits).collect()
+        };
+        let mut dependencies = Dependencies::default();
+        let first = "c1017280081485214eafffaaaa863cf0430c10c302afc0aaa0063c00430010c002a000a80006000040001d954926e082b04a\
+                     0941b820ac1282503157f974000ca864330e222222eca8655304224230eca877530077004200ef008601df010d";
+        let frames = [first, "86017340fc", "46017340fc", "c3017540fc", "88017640fc", "c2017840fc", "8b0174", "0b0174"];
+        let read = frames.map(|f| dependencies.read(1, &hex(f)).expect(f));
+        let layer = |f: Frame| {
+            let LayerInfo { spatial, temporal, ends_frame, .. } = f.descriptor.layer;
+            (f.descriptor.numbers.frame_number.expect("always"), spatial, temporal, ends_frame)
+        };
+        let expected = [
+            (0x172, 0, 0, true),
+            (0x173, 1, 0, false),
+            (0x173, 1, 0, true),
+            (0x175, 0, 2, true),
+            (0x176, 1, 2, false),
+            (0x178, 0, 1, true),
+            (0x174, 2, 0, false),
+            (0x174, 2, 0, false),
+        ];
+        assert_eq!(read.map(layer), expected);
+        assert_eq!(read.map(|f| f.starts_keyframe), [true, false, false, false, false, false, false, false]);
+        assert_eq!(read[0].descriptor.layer.size, Some((480, 270)));
+    }
+
+    #[test]
+    fn what_is_cut_or_beyond_all_bounds_is_refused() {
+        let whole = keyframe(1);
+        for n in 0..whole.len() {
+            assert_eq!(Dependencies::default().read(1, &whole[..n]), None, "cut to {n}");
+        }
+        let endless = |step: u64| {
+            let writer = mandatory(START, 0, 1).put(5, STRUCTURE).put(6, 0).put(5, 0);
+            writer.put_all(2, &[step; 70]).put_all(50, &[0; 10]).bytes()
+        };
+        for step in [0, 1, 2] {
+            assert_eq!(Dependencies::default().read(1, &endless(step)), None, "{step}");
+        }
+    }
+
+    #[test]
+    fn non_symmetric_numbers_are_those_of_the_specification() {
+        let of_five = [(0b00, 2), (0b01, 2), (0b10, 2), (0b110, 3), (0b111, 3)];
+        for (value, (code, count)) in of_five.into_iter().enumerate() {
+            let bytes = Writer::default().put(count, code).bytes();
+            let mut bits = Bits { bytes: &bytes, at: 0 };
+            assert_eq!((bits.non_symmetric(5), bits.at), (Some(value as u64), count));
+        }
+        let mut none = Bits { bytes: &[], at: 0 };
+        assert_eq!(none.non_symmetric(1), Some(0));
+    }
+
+    #[test]
+    fn str0m_keeps_them_as_they_came() {
+        let bytes = keyframe(7);
+        let mut values = ExtensionValues::default();
+        assert!(Serializer.parse_value(&bytes, &mut values));
+        assert!(Serializer.requires_two_byte_form(&values));
+        let mut buf = [0; BYTES_MAX];
+        let written = Serializer.write_to(&mut buf, &values);
+        assert_eq!(buf[..written], bytes);
+        assert_eq!(Serializer.write_to(&mut buf[..5], &values), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_do_no_harm(packets: Vec<(u64, Vec<u8>)>, structure: Vec<u8>) {
+            let mut dependencies = Dependencies::default();
+            // Most arbitrary bytes are no structure: this one begins as one does.
+            let begun = [&mandatory(START, 0, 1).put(5, STRUCTURE).bytes()[..], &structure].concat();
+            let _ = dependencies.read(0, &begun);
+            for (seq, bytes) in packets {
+                let _ = dependencies.read(seq, &bytes);
+                let mut known = Dependencies::default();
+                known.read(0, &keyframe(1));
+                let _ = known.read(seq, &bytes);
+            }
+        }
+
+        #[test]
+        fn another_number_changes_16_bits_alone(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300),
+            by: u16,
+        ) {
+            let mut copy = [0; BYTES_MAX];
+            let renumbered = renumber(&bytes, by, &mut copy);
+            if bytes.len() > BYTES_MAX {
+                prop_assert!(renumbered.is_empty());
+                return Ok(());
+            }
+            prop_assert_eq!(renumbered.len(), bytes.len());
+            if let ([first, high, low, rest @ ..], [kept, new_high, new_low, others @ ..]) = (&bytes[..], renumbered) {
+                prop_assert_eq!((first, rest), (kept, others));
+                let number = |high: &u8, low: &u8| u16::from_be_bytes([*high, *low]);
+                prop_assert_eq!(number(new_high, new_low), number(high, low).wrapping_add(by));
+            }
+        }
+    }
+}
