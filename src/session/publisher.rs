@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use str0m::Rtc;
 use str0m::media::{KeyframeRequestKind, MediaKind, Pt, Rid};
-use str0m::rtp::{ExtensionValues, RtpPacket};
+use str0m::rtp::{ExtensionValues, RtpHeader, RtpPacket};
 
 use super::capture::CaptureClock;
 use super::negotiate::BoundFormat;
@@ -115,7 +115,8 @@ impl Publisher {
                 pli.next = now + pli.interval;
             }
         }
-        let (descriptor, starts_keyframe, dependency) = track.as_mut()?.read(format.codec, &rtp);
+        let (descriptor, starts_keyframe, dependency) =
+            track.as_mut()?.read(format.codec, *rtp.seq_no, &rtp.header, &rtp.payload);
         let clock_rate = if kind == MediaKind::Audio { 48_000 } else { 90_000 };
         let report = rtp.last_sender_info.map(|r| (ntp(r.ntp_time), r.rtp_time.numer() as u32));
         let captured = self.clock.captured(now, rtp.header.timestamp, clock_rate, report);
@@ -196,14 +197,20 @@ impl Track {
     /// What the packet says of itself, whether it starts a keyframe, and the dependency descriptor that may pass. What that
     /// says holds, for of an encrypted payload nothing else can be read. One that cannot be read does not pass: viewers drop
     /// the packets of such.
-    fn read(&mut self, codec: Codec, rtp: &RtpPacket) -> (Descriptor, bool, Option<Arc<[u8]>>) {
-        let carried = rtp.header.ext_vals.user_values.get::<Carried>().filter(|_| codec == Codec::Av1);
-        let read = carried.and_then(|Carried(bytes)| Some((self.dependencies.read(*rtp.seq_no, bytes)?, bytes)));
+    fn read(
+        &mut self,
+        codec: Codec,
+        seq: u64,
+        header: &RtpHeader,
+        payload: &[u8],
+    ) -> (Descriptor, bool, Option<Arc<[u8]>>) {
+        let carried = header.ext_vals.user_values.get::<Carried>().filter(|_| codec == Codec::Av1);
+        let read = carried.and_then(|Carried(bytes)| Some((self.dependencies.read(seq, bytes)?, bytes)));
         if let Some((frame, bytes)) = read {
             return (frame.descriptor, frame.starts_keyframe, Some(bytes.clone()));
         }
-        let starts_keyframe = self.starts_keyframe(codec, rtp.header.timestamp, &rtp.payload);
-        (describe(codec, &rtp.payload, rtp.header.marker), starts_keyframe, None)
+        let starts_keyframe = self.starts_keyframe(codec, header.timestamp, payload);
+        (describe(codec, payload, header.marker), starts_keyframe, None)
     }
 
     /// Whether a decoder can start on this packet. Parameter sets (H264, H265) come first in their access unit and in
@@ -245,4 +252,37 @@ fn ntp(at: std::time::SystemTime) -> u64 {
     let since_1970 = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let fraction = (u64::from(since_1970.subsec_nanos()) << 32) / 1_000_000_000;
     (since_1970.as_secs() + 2_208_988_800) << 32 | fraction
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::dependency::tests::keyframe;
+
+    /// The aggregation header alone says whether a coded video sequence begins (N).
+    const BEGINS: &[u8] = &[0x08, 0];
+    const OPAQUE: &[u8] = &[0x80, 0];
+
+    #[test]
+    fn a_descriptor_goes_before_the_payload_if_it_can_be_read() {
+        let mut track =
+            Track { ssrc: 1, payload_type: 45.into(), parameters_at: None, dependencies: Dependencies::default() };
+        let mut check = |codec, dependency: Option<&[u8]>, payload: &[u8], expected: (u8, bool, bool)| {
+            let mut header = RtpHeader::default();
+            if let Some(bytes) = dependency {
+                header.ext_vals.user_values.set(Carried(Arc::from(bytes)));
+            }
+            let (descriptor, starts_keyframe, passed) = track.read(codec, 1, &header, payload);
+            assert_eq!((descriptor.layer.temporal, starts_keyframe, passed.is_some()), expected, "{dependency:02x?}");
+            assert!(passed.is_none_or(|p| Some(&*p) == dependency), "as it came");
+        };
+        let key = keyframe(7);
+        let highest: &[u8] = &[0x80 | 13, 0, 8];
+        check(Codec::Av1, None, BEGINS, (0, true, false));
+        check(Codec::Av1, Some(highest), BEGINS, (0, true, false));
+        check(Codec::Av1, Some(&key), OPAQUE, (0, true, true));
+        check(Codec::Av1, Some(highest), BEGINS, (2, false, true));
+        check(Codec::Av1, Some(&[13]), BEGINS, (0, true, false));
+        check(Codec::Vp9, Some(&key), OPAQUE, (0, false, false));
+    }
 }

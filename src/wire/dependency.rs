@@ -291,7 +291,7 @@ impl ExtensionSerializer for Serializer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -346,7 +346,8 @@ mod tests {
             .put_all(16, &[640 - 1, 360 - 1])
     }
 
-    fn keyframe(number: u64) -> Vec<u8> {
+    /// The first packet of an L1T3 stream of 640x360, whose templates have the ids 10 to 14.
+    pub(crate) fn keyframe(number: u64) -> Vec<u8> {
         l1t3(mandatory(START, 10, number).put(5, STRUCTURE), 10).bytes()
     }
 
@@ -447,13 +448,14 @@ mod tests {
         for n in 0..whole.len() {
             assert_eq!(Dependencies::default().read(1, &whole[..n]), None, "cut to {n}");
         }
-        let endless = |step: u64| {
-            let writer = mandatory(START, 0, 1).put(5, STRUCTURE).put(6, 0).put(5, 0);
-            writer.put_all(2, &[step; 70]).put_all(50, &[0; 10]).bytes()
+        // One decode target, and all that follows the steps is 0.
+        let stepping = |steps: &[u64]| {
+            let writer = mandatory(START, 0, 1).put(5, STRUCTURE).put(6, 0).put(5, 0).put_all(2, steps).put(2, 3);
+            Dependencies::default().read(1, &writer.put_all(50, &[0; 10]).bytes()).is_some()
         };
-        for step in [0, 1, 2] {
-            assert_eq!(Dependencies::default().read(1, &endless(step)), None, "{step}");
-        }
+        assert_eq!([stepping(&[2; 3]), stepping(&[2; 4])], [true, false], "spatial layers");
+        assert_eq!([stepping(&[1; 7]), stepping(&[1; 8])], [true, false], "temporal layers");
+        assert_eq!([stepping(&[0; 63]), stepping(&[0; 64])], [true, false], "templates");
     }
 
     #[test]

@@ -172,3 +172,26 @@ pub(crate) mod testing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::testing::video;
+    use super::*;
+    use crate::wire::descriptor::LayerInfo;
+
+    #[test]
+    fn av1_is_whole_whatever_the_rendition() {
+        let rendition = Rendition { layer: 0, spatial_max: 0, temporal_max: 1 };
+        let check = |spatial, temporal, codec, expected| {
+            let mut packet = video(1, 0, false, 100);
+            packet.format.codec = codec;
+            packet.descriptor.layer = LayerInfo { spatial, temporal, ends_frame: true, ..LayerInfo::default() };
+            assert_eq!((rendition.takes(&packet), rendition.marker(&packet)), expected);
+        };
+        check(0, 1, Codec::Vp9, (Some(true), true));
+        check(0, 2, Codec::Vp9, (Some(false), true));
+        check(1, 0, Codec::Vp9, (Some(false), false));
+        check(0, 2, Codec::Av1, (Some(true), false));
+        check(1, 0, Codec::Av1, (Some(true), false));
+    }
+}
