@@ -24,7 +24,7 @@ const SWITCH: u64 = 2;
 /// The newest structure of a track: what a descriptor means depends on it, and only those of keyframes bring one.
 #[derive(Debug, Default)]
 pub struct Dependencies {
-    structure: Option<Structure>,
+    structure: Option<Box<Structure>>,
     /// Extended sequence number of the packet that brought it.
     since: u64,
 }
@@ -92,7 +92,7 @@ impl Dependencies {
         let frame_number = bits.take(16)? as u16;
         let flags = if bytes.len() > 3 { bits.take(5)? } else { 0 };
         let [has_structure, has_active_targets, has_indications] = [16, 8, 4].map(|flag| flags & flag != 0);
-        let attached = if has_structure { Some(Structure::read(&mut bits)?) } else { None };
+        let attached = if has_structure { Some(Box::new(Structure::read(&mut bits)?)) } else { None };
         let structure = attached.as_ref().or(self.structure.as_ref())?;
         if has_active_targets {
             bits.take(structure.targets.len())?;
@@ -336,9 +336,9 @@ pub(crate) mod tests {
             // Steps from template to template: T0, T0, T1, T2, T2.
             .put_all(2, &[0, 1, 1, 0, 3])
             .put_all(2, &[2, 2, 2, 2, 2, 2, 2, 1, 0, 1, 0, 0, 1, 0, 0])
-            // None for a keyframe, one for each of the others: 4, 2, 1, 1.
+            // None for a keyframe; one less 1 between two flags for each of the others: 4, 2, 1, 1.
             .put(1, 0)
-            .put_all(6, &[0b1_0011_0, 0b1_0001_0, 0b1_0000_0, 0b1_0000_0])
+            .put_all(6, &[0b10_0110, 0b10_0010, 0b10_0000, 0b10_0000])
             // One chain of ns(4); of one chain, ns(1) takes no bits.
             .put(2, 1)
             .put_all(4, &[0, 4, 2, 1, 3])
