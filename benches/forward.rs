@@ -186,6 +186,7 @@ impl Burst {
             marker: false,
             starts_keyframe: self.seq == 1,
             descriptor: vp8::parse(&payload, false).unwrap_or_default(),
+            dependency: None,
             extensions: EndToEnd::default(),
             arrival: Instant::ZERO,
             captured: Instant::ZERO,

@@ -27,7 +27,8 @@ impl Default for Segmenting {
 /// The last byte of a padded packet counts the padding (RFC 3550 §5.1).
 const PADDING_BYTES_MAX: usize = 255;
 
-/// Of one message: an IPv4 datagram carries 65,507 bytes; the rest is for headers, extensions and tags of 64 segments.
+/// Of one message, with dependency descriptors: an IPv4 datagram carries 65,507 bytes; the rest is for headers, other extensions
+/// and tags of 64 segments.
 const PAYLOADS_BYTES_MAX: usize = 58_000;
 
 /// Cuts `packets` into runs, appended to `runs`.
@@ -43,6 +44,7 @@ pub fn plan(packets: &[CanonicalPacket], segmenting: Segmenting, runs: &mut Vec<
 /// What leaves as one message of what comes from `start` on.
 pub fn first_run(packets: &[CanonicalPacket], start: usize, segmenting: Segmenting) -> Run {
     let shape = shape(&packets[start].packet);
+    let dependency_bytes = packets[start].packet.dependency_bytes();
     let (mut low, mut high) = (usize::MAX, 0);
     let mut end = start;
     for candidate in packets[start..].iter().take(segmenting.segments_max.max(1)) {
@@ -51,7 +53,7 @@ pub fn first_run(packets: &[CanonicalPacket], start: usize, segmenting: Segmenti
             break;
         }
         let (lower, higher) = (low.min(bytes), high.max(bytes));
-        if higher * (end - start + 1) > PAYLOADS_BYTES_MAX && end > start {
+        if (higher + dependency_bytes) * (end - start + 1) > PAYLOADS_BYTES_MAX && end > start {
             break;
         }
         let slack = (higher * segmenting.padding_percent / 100).min(PADDING_BYTES_MAX);
@@ -69,9 +71,10 @@ pub fn first_run(packets: &[CanonicalPacket], start: usize, segmenting: Segmenti
     Run { packets: start..end, payload_bytes: high }
 }
 
-/// What must be the same in a run: the extensions decide the length of the header, the format the payload type.
-fn shape(packet: &MediaPacket) -> (u8, Format) {
-    (packet.extensions.shape(), packet.format)
+/// What must be the same in a run: the extensions and the length of the dependency descriptor decide that of the header, the
+/// format the payload type.
+fn shape(packet: &MediaPacket) -> (u8, usize, Format) {
+    (packet.extensions.shape(), packet.dependency_bytes(), packet.format)
 }
 
 #[cfg(test)]
@@ -130,5 +133,22 @@ mod tests {
         let mut runs = Vec::new();
         plan(&packets, Segmenting::default(), &mut runs);
         assert_eq!(runs.iter().map(|r| r.packets.len()).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn dependency_descriptors_of_one_length_share_a_run() {
+        let with = |dependency_bytes: usize, bytes| {
+            let dependency = Some(Arc::from(vec![0; dependency_bytes]));
+            let packet = MediaPacket { dependency, ..video(1, 0, false, bytes) };
+            CanonicalPacket { packet: Arc::new(packet), ..self::packet(bytes, None) }
+        };
+        let runs_of = |packets: &[CanonicalPacket]| {
+            let mut runs = Vec::new();
+            plan(packets, Segmenting { segments_max: 64, padding_percent: 2 }, &mut runs);
+            runs.iter().map(|r| r.packets.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(runs_of(&[with(90, 100), with(3, 100), with(3, 100), packet(100, None)]), [1, 2, 1]);
+        let long: Vec<_> = (0..64).map(|_| with(255, 1200)).collect();
+        assert_eq!(runs_of(&long), [39, 25], "they count in a message's length");
     }
 }

@@ -224,6 +224,7 @@ mod tests {
             marker: false,
             starts_keyframe: key,
             descriptor: vp8::parse(&payload, false).expect("well-formed"),
+            dependency: None,
             extensions: EndToEnd::default(),
             arrival: Instant::from_nanos(at_ms * 1_000_000),
             captured: Instant::from_nanos(at_ms * 1_000_000),
@@ -241,7 +242,7 @@ mod tests {
             assert_eq!((placed.seq, placed.timestamp), (seq, ts));
             assert_eq!(placed.rewrite, Rewrite::default(), "the first publisher's numbers are not touched");
         }
-        let rewrite = Rewrite { picture_id: 1u16.wrapping_sub(500), tl0_pic_idx: 1u8.wrapping_sub(9) };
+        let rewrite = Rewrite { picture_id: 1u16.wrapping_sub(500), tl0_pic_idx: 1u8.wrapping_sub(9), frame_number: 0 };
         // The second one has other bases, and comes 934 ms later.
         let second = packet(2, 7, 1_000_000, 1000, 500, 9, true);
         let placed = canonical.place(&second).expect("a keyframe");
@@ -284,6 +285,23 @@ mod tests {
         // Flexible mode has no TL0PICIDX; the one after it goes on from the last there was.
         assert_eq!(see(3, 90, &[0xb8, 0x83, 0x00, 0x00, 3]), [0xb8, 0x80, 0x02, 0x00, 3]);
         assert_eq!(see(4, 10, &[0xa8, 0x85, 0x00, 0x00, 0x70, 4]), [0xa8, 0x80, 0x03, 0x00, 0x02, 4]);
+    }
+
+    #[test]
+    fn av1_frame_numbers_go_on_across_restarts_and_wraps() {
+        let mut canonical = Canonical::default();
+        let mut see = |generation, seq, number| {
+            let mut packet = Arc::into_inner(packet(generation, seq, 0, 0, 1, 1, true)).expect("the only one");
+            (packet.format.codec, packet.descriptor) = (Codec::Av1, Default::default());
+            packet.descriptor.numbers.frame_number = Some(number);
+            let placed = canonical.place(&Arc::new(packet)).expect("has a place");
+            number.wrapping_add(placed.rewrite.frame_number)
+        };
+        assert_eq!([see(1, 10, 65_534), see(1, 11, 65_534), see(1, 12, 65_535)], [65_534, 65_534, 65_535]);
+        assert_eq!([see(2, 70, 500), see(2, 71, 500), see(2, 72, 501)], [0, 0, 1]);
+        assert_eq!([see(2, 74, 65_535), see(2, 75, 0)], [65_035, 65_036]);
+        assert_eq!(see(2, 73, 502), 2, "late");
+        assert_eq!(see(3, 5, 7), 65_037);
     }
 
     #[test]

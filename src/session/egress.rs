@@ -18,11 +18,13 @@ use crate::srtp::keys::MasterKeys;
 use crate::srtp::seal::RtpSealer;
 use crate::units::{Bitrate, Instant};
 use crate::wire::codec::Format;
+use crate::wire::dependency;
 use crate::wire::descriptor::{Numbers, Rewrite};
 use crate::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition, Run};
 use crate::wire::rtp::{self, ExtensionForms, OSN_BYTES, RtpHeader};
 
-/// Header, extensions (mid of 16 bytes, capture time, level, orientation, their heads) and padding to a word.
+/// Header, extensions (mid of 16 bytes, capture time, level, orientation, number, all their heads) and padding to a word; the
+/// dependency descriptor comes to it.
 const HEADER_BYTES_MAX: usize = 80;
 
 /// Everything that sends to one viewer.
@@ -93,6 +95,9 @@ pub struct ExtensionIds {
     pub video_orientation: u8,
     pub abs_capture_time: u8,
     pub transport_cc: u8,
+    /// Only where the two-byte form is understood: without the long descriptors of keyframes the others mean nothing.
+    pub dependency: u8,
+    pub forms: ExtensionForms,
 }
 
 /// A mid, in place.
@@ -422,9 +427,11 @@ impl Egress {
         let replaying = track.phase == Phase::Replaying;
         let mut bwe = self.bwe.as_deref_mut().filter(|_| track.extensions.transport_cc != 0);
         let tag_bytes = self.sealer.tag_bytes();
-        let room = out.room((end - first) * (HEADER_BYTES_MAX + run.payload_bytes + tag_bytes));
+        let header_bytes_max = header_bytes_max(&packets[first].packet);
+        let room = out.room((end - first) * (header_bytes_max + run.payload_bytes + tag_bytes));
         let (mut at, mut segment, mut sent, mut payload_bytes) = (0, 0, 0, 0);
         let mut newest = None;
+        let mut copy = [0; dependency::BYTES_MAX];
         for (index, canonical) in packets.iter().enumerate().take(end).skip(first) {
             let Some(seq) = splice.seq(canonical.seq).filter(|_| canonical.seq >= from) else { continue };
             let payload = &*canonical.packet.payload;
@@ -445,12 +452,13 @@ impl Egress {
             }
             let body_bytes = padded + tag_bytes;
             let counted = |header_bytes| bwe.as_mut().map(|b| b.record(now, (header_bytes + body_bytes) as u16, None));
-            let header_bytes = track.write_header(packet, &header, &extensions, track.send_mid, counted);
+            let rewrite = canonical.rewrite.plus(splice.rewrite);
+            let dependency = track.dependency(canonical, rewrite, &mut copy);
+            let header_bytes = track.write_header(packet, &header, &extensions, dependency, track.send_mid, counted);
             let bytes = header_bytes + body_bytes;
             let packet = &mut packet[..bytes];
             let body = &mut packet[header_bytes..header_bytes + payload.len()];
             body.copy_from_slice(payload);
-            let rewrite = canonical.rewrite.plus(splice.rewrite);
             rewrite.apply(&canonical.packet.descriptor.numbers, body);
             if padded > payload.len() {
                 rtp::pad(&mut packet[..header_bytes + padded], header_bytes + payload.len());
@@ -536,7 +544,7 @@ impl Egress {
         let packet = out.room(HEADER_BYTES_MAX + padding_bytes + tag_bytes);
         let body_bytes = padding_bytes + tag_bytes;
         let counted = |header_bytes| Some(bwe.record(now, (header_bytes + body_bytes) as u16, Some(order.cluster)));
-        let header_bytes = track.write_header(packet, &header, &EndToEnd::default(), true, counted);
+        let header_bytes = track.write_header(packet, &header, &EndToEnd::default(), &[], true, counted);
         let bytes = header_bytes + body_bytes;
         let packet = &mut packet[..bytes];
         rtp::pad(&mut packet[..header_bytes + padding_bytes], header_bytes);
@@ -611,22 +619,25 @@ impl Egress {
         let header =
             RtpHeader { payload_type, marker: canonical.marker, seq: seq as u16, timestamp, ssrc, padding: false };
         let tag_bytes = self.sealer.tag_bytes();
-        let packet = out.room(HEADER_BYTES_MAX + OSN_BYTES + payload.len() + tag_bytes);
+        let packet = out.room(header_bytes_max(&canonical.packet) + OSN_BYTES + payload.len() + tag_bytes);
         let body_bytes = OSN_BYTES + payload.len() + tag_bytes;
         let bwe = self.bwe.as_deref_mut().filter(|_| track.extensions.transport_cc != 0);
         let counted = |header_bytes| bwe.map(|b| b.record(now, (header_bytes + body_bytes) as u16, None));
+        let rewrite = canonical.rewrite.plus(rewrite);
+        let mut copy = [0; dependency::BYTES_MAX];
+        let dependency = track.dependency(canonical, rewrite, &mut copy);
         // Firefox drops RTX without a mid.
         let mut extensions = canonical.packet.extensions;
         if squeezed {
             extensions.abs_capture_time = None;
         }
-        let header_bytes = track.write_header(packet, &header, &extensions, true, counted);
+        let header_bytes = track.write_header(packet, &header, &extensions, dependency, true, counted);
         let bytes = header_bytes + body_bytes;
         let packet = &mut packet[..bytes];
         rtp::write_osn(&mut packet[header_bytes..], osn);
         let body = &mut packet[header_bytes + OSN_BYTES..bytes - tag_bytes];
         body.copy_from_slice(payload);
-        canonical.rewrite.plus(rewrite).apply(&canonical.packet.descriptor.numbers, body);
+        rewrite.apply(&canonical.packet.descriptor.numbers, body);
         self.sealer.seal_rtp(packet, header_bytes, ssrc, seq);
         out.commit(socket, remote, bytes, None, Label { class: class_of(kind), owner: self.owner });
         true
@@ -636,6 +647,11 @@ impl Egress {
     pub fn wants(&self, kind: MediaKind) -> bool {
         self.tracks[kind as usize].is_some()
     }
+}
+
+/// The same for all packets of a run, whose descriptors are equally long.
+fn header_bytes_max(packet: &MediaPacket) -> usize {
+    HEADER_BYTES_MAX + packet.dependency_bytes()
 }
 
 fn class_of(kind: MediaKind) -> Class {
@@ -753,6 +769,18 @@ impl TrackTx {
         }
     }
 
+    /// What the viewer gets of the packet's dependency descriptor.
+    #[inline]
+    fn dependency<'a>(
+        &self,
+        canonical: &CanonicalPacket,
+        rewrite: Rewrite,
+        copy: &'a mut [u8; dependency::BYTES_MAX],
+    ) -> &'a [u8] {
+        let passed = canonical.packet.dependency.as_deref().filter(|_| self.extensions.dependency != 0);
+        passed.map_or(&[], |descriptor| dependency::renumber(descriptor, rewrite.frame_number, copy))
+    }
+
     /// `counted`: from the header's length to the packet's transport-wide number.
     #[inline]
     fn write_header(
@@ -760,11 +788,12 @@ impl TrackTx {
         packet: &mut [u8],
         header: &RtpHeader,
         values: &EndToEnd,
+        dependency: &[u8],
         with_mid: bool,
         counted: impl FnOnce(usize) -> Option<u16>,
     ) -> usize {
         let ids = &self.extensions;
-        let mut extensions: [(u8, &[u8]); 5] = [(0, &[]); 5];
+        let mut extensions: [(u8, &[u8]); 6] = [(0, &[]); 6];
         let mut count = 0;
         let mut add = |id: u8, value| {
             if id != 0 {
@@ -787,16 +816,19 @@ impl TrackTx {
         if let Some(captured) = &captured {
             add(ids.abs_capture_time, captured);
         }
+        if !dependency.is_empty() {
+            add(ids.dependency, dependency);
+        }
         if self.extensions.transport_cc == 0 {
-            return rtp::write_header(packet, header, &extensions[..count], ExtensionForms::OneByte);
+            return rtp::write_header(packet, header, &extensions[..count], ids.forms);
         }
         // Its number is given out when the length is known, which the number does not change.
         extensions[count] = (ids.transport_cc, &[0; 2]);
-        let bytes = rtp::write_header(packet, header, &extensions[..=count], ExtensionForms::OneByte);
+        let bytes = rtp::write_header(packet, header, &extensions[..=count], ids.forms);
         if let Some(number) = counted(bytes) {
             let number = number.to_be_bytes();
             extensions[count] = (ids.transport_cc, &number);
-            rtp::write_header(packet, header, &extensions[..=count], ExtensionForms::OneByte);
+            rtp::write_header(packet, header, &extensions[..=count], ids.forms);
         }
         bytes
     }

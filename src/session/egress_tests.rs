@@ -23,7 +23,7 @@ use crate::wire::codec::{Codec, Format};
 use crate::wire::descriptor::{Descriptor, Rewrite};
 use crate::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition, Run};
 use crate::wire::rtcp::{self, NtpTime, Rtcp};
-use crate::wire::rtp::{OSN_BYTES, RtpView, parse_rtx};
+use crate::wire::rtp::{ExtensionForms, OSN_BYTES, RtpView, parse_rtx};
 
 const VIDEO: u32 = 0x1111;
 const VIDEO_RTX: u32 = 0x2222;
@@ -121,6 +121,7 @@ impl Scene {
             marker: false,
             starts_keyframe: true,
             descriptor: Descriptor::default(),
+            dependency: None,
             extensions: EndToEnd::default(),
             arrival: self.now,
             captured: self.now,
@@ -582,6 +583,89 @@ fn the_mid_is_sent_until_the_viewer_knows_the_stream() {
     assert_eq!(bytes(&mut scene), with_mid, "a report on others");
     report(&mut scene, &[VIDEO_RTX, AUDIO_RTX, AUDIO, VIDEO]);
     assert_eq!(bytes(&mut scene), with_mid - 12, "the extension's head, its own, and `video` with its padding");
+}
+
+// ---------------------------------------------------------------------------------------------- dependency descriptors
+
+/// The id that the viewer gave to it.
+const DEPENDENCY: u8 = 12;
+
+/// A scene whose viewer takes AV1, with or without its descriptors.
+fn av1_scene(seed: u64, dependency: u8) -> Scene {
+    let mut scene = Scene::new(seed);
+    let av1 = Format::parse(Codec::Av1, "").expect("a format");
+    let mut video = track(MediaKind::Video, VIDEO, Some(VIDEO_RTX), av1, VIDEO_PT);
+    video.extensions = ExtensionIds { dependency, forms: ExtensionForms::Mixed, ..video.extensions };
+    let path = Some((SocketId(0), home()));
+    let mut rng = StdRng::seed_from_u64(seed);
+    scene.egress = keys(|keys| Egress::new(keys, vec![video], "manycast".into(), path, &mut rng));
+    scene
+}
+
+/// An AV1 packet of frame `number` of a layer whose descriptor has `bytes`.
+fn av1(scene: &Scene, seq: u64, layer: u8, number: u16, bytes: usize) -> CanonicalPacket {
+    let canonical = scene.packet(MediaKind::Video, seq);
+    let mut packet = Arc::into_inner(canonical.packet).expect("the only one");
+    packet.format = Format::parse(Codec::Av1, "").expect("a format");
+    packet.layer = layer;
+    packet.descriptor.numbers.frame_number = Some(number);
+    packet.dependency = Some(Arc::from(described(number, bytes)));
+    CanonicalPacket { packet: Arc::new(packet), ..canonical }
+}
+
+fn described(number: u16, bytes: usize) -> Vec<u8> {
+    let mut descriptor: Vec<u8> = (0..bytes as u8).map(|i| 0x80 | i).collect();
+    descriptor[1..3].copy_from_slice(&number.to_be_bytes());
+    descriptor
+}
+
+impl Scene {
+    fn send_av1(&mut self, layer: u8, packets: &[CanonicalPacket]) -> Vec<Option<Vec<u8>>> {
+        let run = Run { packets: 0..packets.len(), payload_bytes: PAYLOAD_BYTES };
+        let rendition = Rendition { layer, ..Rendition::default() };
+        self.egress.set_target(rendition);
+        self.egress.write(self.now, MediaKind::Video, rendition, packets, &run, &mut self.out);
+        self.take_descriptors()
+    }
+
+    fn take_descriptors(&mut self) -> Vec<Option<Vec<u8>>> {
+        let mut descriptors = Vec::new();
+        for mut packet in self.take() {
+            let got = self.rtp.open_rtp(&mut packet).expect("authentic and new");
+            let view = RtpView::parse(&packet[..got.plain_bytes]).expect("RTP");
+            descriptors.push(view.extensions().find(|(id, _)| *id == DEPENDENCY).map(|(_, value)| value.to_vec()));
+        }
+        descriptors
+    }
+}
+
+#[test]
+fn descriptors_come_with_frame_numbers_that_go_on() {
+    let mut scene = av1_scene(40, DEPENDENCY);
+    let seen = |number, bytes| Some(described(number, bytes));
+    // The publisher is the second one: what is canonical is 3 more than what it says.
+    let restarted = |mut packet: CanonicalPacket| {
+        packet.rewrite.frame_number = 3;
+        packet
+    };
+    let key = restarted(av1(&scene, 1, 0, 65_530, 255));
+    assert_eq!(scene.send_av1(0, &[key]), [seen(65_533, 255)]);
+    let run = [restarted(av1(&scene, 2, 0, 65_531, 5)), restarted(av1(&scene, 3, 0, 65_532, 5))];
+    assert_eq!(scene.send_av1(0, &run), [seen(65_534, 5), seen(65_535, 5)]);
+    // Another layer goes on where this one ends.
+    let layer = [av1(&scene, 70, 1, 900, 90), av1(&scene, 71, 1, 900, 90), av1(&scene, 72, 1, 901, 90)];
+    assert_eq!(scene.send_av1(1, &layer), [seen(0, 90), seen(0, 90), seen(1, 90)]);
+    scene.resend_if_granted(&layer[2]);
+    assert_eq!(scene.take_descriptors(), [seen(1, 90)], "a resend has its own");
+}
+
+#[test]
+fn who_did_not_ask_for_descriptors_gets_none() {
+    let mut scene = av1_scene(41, 0);
+    let key = av1(&scene, 1, 0, 1, 90);
+    assert_eq!(scene.send_av1(0, std::slice::from_ref(&key)), [None]);
+    scene.resend_if_granted(&key);
+    assert_eq!(scene.take_descriptors(), [None]);
 }
 
 // ------------------------------------------------------------------------------------------------------------ the path

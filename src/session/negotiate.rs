@@ -22,6 +22,8 @@ use crate::id::{self, Generation, SessionId, StreamId};
 use crate::srtp::dtls::{self, Certificate};
 use crate::units::{Epoch, Instant};
 use crate::wire::codec::{Codec, Format};
+use crate::wire::dependency;
+use crate::wire::rtp::ExtensionForms;
 use crate::wire::sdp::{
     AnswerError, Offer, OfferedFormat, OfferedMedia, Sending, SendingTrack, finish_answer, viewer_answer,
 };
@@ -288,7 +290,7 @@ fn tracks(offer: &Offer, estimate: bool, rng: &mut StdRng) -> Vec<TrackSetup> {
         ssrc: ssrc(),
         rtx_ssrc: media.formats.iter().any(|f| f.rtx.is_some()).then(&mut ssrc),
         formats: media.formats.iter().map(bound_format).collect(),
-        extensions: extension_ids(media, estimate && media.tells_arrivals()),
+        extensions: extension_ids(media, offer.mixed_extensions, estimate && media.tells_arrivals()),
     };
     offer.media.iter().map(track).collect()
 }
@@ -297,7 +299,7 @@ fn sending(track: &TrackSetup, rng: &mut StdRng) -> SendingTrack {
     SendingTrack { name: id::session_token(rng), ssrc: track.ssrc, rtx_ssrc: track.rtx_ssrc }
 }
 
-fn extension_ids(media: &OfferedMedia, estimate: bool) -> ExtensionIds {
+fn extension_ids(media: &OfferedMedia, mixed: bool, estimate: bool) -> ExtensionIds {
     let id = |extension: Extension| media.extension(extension.as_uri()).unwrap_or_default();
     ExtensionIds {
         mid: id(Extension::RtpMid),
@@ -305,6 +307,8 @@ fn extension_ids(media: &OfferedMedia, estimate: bool) -> ExtensionIds {
         video_orientation: id(Extension::VideoOrientation),
         abs_capture_time: id(Extension::AbsoluteCaptureTime),
         transport_cc: if estimate { id(Extension::TransportSequenceNumber) } else { 0 },
+        dependency: if mixed { media.extension(dependency::URI).unwrap_or_default() } else { 0 },
+        forms: if mixed { ExtensionForms::Mixed } else { ExtensionForms::OneByte },
     }
 }
 
@@ -375,6 +379,7 @@ fn publisher_extensions() -> ExtensionMap {
     map.set(3, Extension::TransportSequenceNumber);
     map.set(4, Extension::RtpMid);
     map.set(9, Extension::AbsoluteCaptureTime);
+    map.set(12, Extension::with_serializer(dependency::URI, dependency::Serializer));
     map.set(13, Extension::VideoOrientation);
     map
 }

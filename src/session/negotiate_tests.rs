@@ -17,6 +17,7 @@ use crate::wire::codec::Codec;
 use crate::wire::sdp::finish_answer;
 
 const CHROMIUM: &str = include_str!("../../tests/data/offers/chromium-publish-vp8.sdp");
+const CHROMIUM_SIMULCAST: &str = include_str!("../../tests/data/offers/chromium-publish-simulcast.sdp");
 const CHROMIUM_VIEW: &str = include_str!("../../tests/data/offers/chromium-view.sdp");
 const AIORTC_VIEW: &str = include_str!("../../tests/data/offers/aiortc-view.sdp");
 const GST_VIEW: &str = include_str!("../../tests/data/offers/gst-view-vp8.sdp");
@@ -49,6 +50,7 @@ fn str0ms_answer(config: &PeerConfig, offer: &Offer, ufrag: &str, pwd: &str) -> 
     extensions.set(1, Extension::AudioLevel);
     extensions.set(4, Extension::RtpMid);
     extensions.set(9, Extension::AbsoluteCaptureTime);
+    extensions.set(12, Extension::with_serializer(dependency::URI, dependency::Serializer));
     extensions.set(13, Extension::VideoOrientation);
     let mut params: Vec<_> = offer.media.iter().flat_map(|m| &m.formats).filter_map(payload_params).collect();
     params.iter_mut().for_each(|p| p.set_fb_transport_cc(false));
@@ -108,6 +110,43 @@ fn a_viewer_is_answered_as_str0m_would_answer_it() {
     check(&CHROMIUM_VIEW.replace("profile-id=2", "x-google-start-bitrate=9;profile-id=2;max-fr=30"));
     let capture_time = "a=extmap:12 http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time\na=rtcp-mux";
     check(&CHROMIUM_VIEW.replace("a=rtcp-mux", capture_time));
+    check(&with_dependency(CHROMIUM_VIEW));
+}
+
+/// An offer whose video has the dependency descriptor, as `setHeaderExtensionsToNegotiate` makes it.
+fn with_dependency(offer: &str) -> String {
+    let orientation = "a=extmap:13 urn:3gpp:video-orientation";
+    offer.replace(orientation, &format!("{orientation}\r\na=extmap:12 {}", dependency::URI))
+}
+
+#[test]
+fn dependency_descriptors_are_for_viewers_that_read_both_forms() {
+    let check = |text: &str, expected: u8| {
+        let offer = Offer::parse(text).expect(text);
+        let tracks = tracks(&offer, false, &mut StdRng::seed_from_u64(7));
+        assert_eq!(tracks[1].extensions.dependency, expected);
+        let answer = watch(&offer, &[]).expect(text).answer;
+        assert_eq!(answer.contains(dependency::URI), expected != 0);
+    };
+    let offer = with_dependency(CHROMIUM_VIEW);
+    check(&offer, 12);
+    check(&offer.replace("a=extmap-allow-mixed", "a=x"), 0);
+    check(CHROMIUM_VIEW, 0);
+}
+
+#[test]
+fn a_publisher_that_offers_dependency_descriptors_is_asked_for_them() {
+    let offer = Offer::parse(CHROMIUM_SIMULCAST).expect("recorded");
+    let request = PublishRequest {
+        session: SessionId(1),
+        stream: StreamId(1),
+        generation: Generation(1),
+        pli_interval: None,
+        video_codecs: Vec::new(),
+    };
+    let negotiated = publish(Instant::ZERO, &config(), &offer, request, &mut StdRng::seed_from_u64(1));
+    let answer = negotiated.expect("answered").answer;
+    assert!(answer.contains(&format!("a=extmap:12 {}", dependency::URI)), "{answer}");
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The media plane of a peer that sends to us: str0m decrypts and repairs, each packet is parsed once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use str0m::Rtc;
 use str0m::media::{KeyframeRequestKind, MediaKind, Pt, Rid};
-use str0m::rtp::{ExtensionValues, RtpPacket};
+use str0m::rtp::{ExtensionValues, RtpHeader, RtpPacket};
 
 use super::capture::CaptureClock;
 use super::negotiate::BoundFormat;
@@ -12,6 +13,7 @@ use crate::id::{self, Generation, StreamId};
 use crate::limits::LAYERS_MAX;
 use crate::units::Instant;
 use crate::wire::codec::{Codec, Format};
+use crate::wire::dependency::{Carried, Dependencies};
 use crate::wire::descriptor::{Descriptor, LayerInfo};
 use crate::wire::keyframe::{self, KeyframeStart};
 use crate::wire::packet::{EndToEnd, MediaPacket};
@@ -33,12 +35,12 @@ pub(super) struct Publisher {
     clock: CaptureClock,
 }
 
-#[derive(Clone, Copy)]
 struct Track {
     ssrc: u32,
     payload_type: Pt,
     /// RTP timestamp of the access unit whose parameter sets came last.
     parameters_at: Option<u32>,
+    dependencies: Dependencies,
 }
 
 struct PeriodicPli {
@@ -70,7 +72,7 @@ impl Publisher {
             formats,
             rids,
             audio: None,
-            video: [None; LAYERS_MAX],
+            video: Default::default(),
             pli,
             clock: CaptureClock::default(),
         }
@@ -96,10 +98,10 @@ impl Publisher {
             MediaKind::Audio => &mut self.audio,
             MediaKind::Video => &mut self.video[usize::from(layer)],
         };
-        let same = track.is_some_and(|t| t.ssrc == ssrc && t.payload_type == payload_type);
+        let same = track.as_ref().is_some_and(|t| t.ssrc == ssrc && t.payload_type == payload_type);
         let mut started = None;
         if !same {
-            *track = Some(Track { ssrc, payload_type, parameters_at: None });
+            *track = Some(Track { ssrc, payload_type, parameters_at: None, dependencies: Dependencies::default() });
             started = Some(TrackStarted { kind, format, payload_type: *payload_type, ssrc });
             if bound.nack && bound.rtx.is_none() {
                 // OBS resends in-band on its only SSRC; str0m asks for nothing without RTX unless told to.
@@ -113,9 +115,8 @@ impl Publisher {
                 pli.next = now + pli.interval;
             }
         }
-        let descriptor = describe(format.codec, &rtp.payload, rtp.header.marker);
-        let starts_keyframe =
-            track.as_mut().is_some_and(|t| t.starts_keyframe(format.codec, rtp.header.timestamp, &rtp.payload));
+        let (descriptor, starts_keyframe, dependency) =
+            track.as_mut()?.read(format.codec, *rtp.seq_no, &rtp.header, &rtp.payload);
         let clock_rate = if kind == MediaKind::Audio { 48_000 } else { 90_000 };
         let report = rtp.last_sender_info.map(|r| (ntp(r.ntp_time), r.rtp_time.numer() as u32));
         let captured = self.clock.captured(now, rtp.header.timestamp, clock_rate, report);
@@ -131,6 +132,7 @@ impl Publisher {
             marker: rtp.header.marker,
             starts_keyframe,
             descriptor,
+            dependency,
             extensions: end_to_end(&rtp.header.ext_vals),
             arrival: now,
             captured,
@@ -148,7 +150,7 @@ impl Publisher {
         if self.rids.is_empty() {
             return Some(0);
         }
-        let known = self.video.iter().position(|t| t.is_some_and(|t| t.ssrc == ssrc));
+        let known = self.video.iter().position(|t| t.as_ref().is_some_and(|t| t.ssrc == ssrc));
         let of_rid = || {
             let rid = rtc.direct_api().stream_rx(&ssrc.into())?.rid()?;
             self.rids.iter().position(|r| *r == rid)
@@ -158,7 +160,7 @@ impl Publisher {
 
     /// Asks a layer's encoder for a keyframe; false while it sends nothing.
     pub fn request_keyframe(&self, rtc: &mut Rtc, layer: u8) -> bool {
-        let Some(track) = self.video[usize::from(layer)] else {
+        let Some(track) = &self.video[usize::from(layer)] else {
             return false;
         };
         // PLI wherever it was negotiated, FIR only for those that know nothing else (RFC 4585 §6.3.1, RFC 5104 §4.3.1).
@@ -192,6 +194,25 @@ impl Publisher {
 }
 
 impl Track {
+    /// What the packet says of itself, whether it starts a keyframe, and the dependency descriptor that may pass. What that
+    /// says holds, for of an encrypted payload nothing else can be read. One that cannot be read does not pass: viewers drop
+    /// the packets of such.
+    fn read(
+        &mut self,
+        codec: Codec,
+        seq: u64,
+        header: &RtpHeader,
+        payload: &[u8],
+    ) -> (Descriptor, bool, Option<Arc<[u8]>>) {
+        let carried = header.ext_vals.user_values.get::<Carried>().filter(|_| codec == Codec::Av1);
+        let read = carried.and_then(|Carried(bytes)| Some((self.dependencies.read(seq, bytes)?, bytes)));
+        if let Some((frame, bytes)) = read {
+            return (frame.descriptor, frame.starts_keyframe, Some(bytes.clone()));
+        }
+        let starts_keyframe = self.starts_keyframe(codec, header.timestamp, payload);
+        (describe(codec, payload, header.marker), starts_keyframe, None)
+    }
+
     /// Whether a decoder can start on this packet. Parameter sets (H264, H265) come first in their access unit and in
     /// packets of their own: who starts on the picture behind them has missed them.
     fn starts_keyframe(&mut self, codec: Codec, timestamp: u32, payload: &[u8]) -> bool {
@@ -231,4 +252,37 @@ fn ntp(at: std::time::SystemTime) -> u64 {
     let since_1970 = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let fraction = (u64::from(since_1970.subsec_nanos()) << 32) / 1_000_000_000;
     (since_1970.as_secs() + 2_208_988_800) << 32 | fraction
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::dependency::tests::keyframe;
+
+    /// The aggregation header alone says whether a coded video sequence begins (N).
+    const BEGINS: &[u8] = &[0x08, 0];
+    const OPAQUE: &[u8] = &[0x80, 0];
+
+    #[test]
+    fn a_descriptor_goes_before_the_payload_if_it_can_be_read() {
+        let mut track =
+            Track { ssrc: 1, payload_type: 45.into(), parameters_at: None, dependencies: Dependencies::default() };
+        let mut check = |codec, dependency: Option<&[u8]>, payload: &[u8], expected: (u8, bool, bool)| {
+            let mut header = RtpHeader::default();
+            if let Some(bytes) = dependency {
+                header.ext_vals.user_values.set(Carried(Arc::from(bytes)));
+            }
+            let (descriptor, starts_keyframe, passed) = track.read(codec, 1, &header, payload);
+            assert_eq!((descriptor.layer.temporal, starts_keyframe, passed.is_some()), expected, "{dependency:02x?}");
+            assert!(passed.is_none_or(|p| Some(&*p) == dependency), "as it came");
+        };
+        let key = keyframe(7);
+        let highest: &[u8] = &[0x80 | 13, 0, 8];
+        check(Codec::Av1, None, BEGINS, (0, true, false));
+        check(Codec::Av1, Some(highest), BEGINS, (0, true, false));
+        check(Codec::Av1, Some(&key), OPAQUE, (0, true, true));
+        check(Codec::Av1, Some(highest), BEGINS, (2, false, true));
+        check(Codec::Av1, Some(&[13]), BEGINS, (0, true, false));
+        check(Codec::Vp9, Some(&key), OPAQUE, (0, false, false));
+    }
 }

@@ -1,4 +1,4 @@
-//! What a payload descriptor says, whatever the codec: the numbers that must stay continuous when publishers or layers
+//! What a payload or dependency descriptor says, whatever the codec: the numbers that must stay continuous when publishers or layers
 //! change, and where the packet stands in the layers.
 
 /// Parsed once per packet. The default is that of a codec that says nothing: one layer, no numbers.
@@ -28,6 +28,8 @@ pub struct Numbers {
     pub picture_id: Option<PictureId>,
     /// TL0PICIDX of VP8 and VP9.
     pub tl0_pic_idx: Option<u8>,
+    /// AV1's, in its dependency descriptor; the others are in the payload.
+    pub frame_number: Option<u16>,
     pub(super) picture_id_at: u8,
     pub(super) tl0_at: u8,
 }
@@ -45,6 +47,7 @@ pub struct PictureId {
 pub struct Rewrite {
     pub picture_id: u16,
     pub tl0_pic_idx: u8,
+    pub frame_number: u16,
 }
 
 impl PictureId {
@@ -80,6 +83,7 @@ impl Numbers {
         Numbers {
             picture_id: self.picture_id.or(earlier.picture_id),
             tl0_pic_idx: self.tl0_pic_idx.or(earlier.tl0_pic_idx),
+            frame_number: self.frame_number.or(earlier.frame_number),
             ..self
         }
     }
@@ -89,6 +93,7 @@ impl Numbers {
         Numbers {
             picture_id: self.picture_id.map(|id| id.plus(rewrite.picture_id)),
             tl0_pic_idx: self.tl0_pic_idx.map(|idx| idx.wrapping_add(rewrite.tl0_pic_idx)),
+            frame_number: self.frame_number.map(|number| number.wrapping_add(rewrite.frame_number)),
             ..self
         }
     }
@@ -104,6 +109,9 @@ impl Rewrite {
         if let (Some(last), Some(now)) = (last.tl0_pic_idx, now.tl0_pic_idx) {
             rewrite.tl0_pic_idx = last.wrapping_add(1).wrapping_sub(now);
         }
+        if let (Some(last), Some(now)) = (last.frame_number, now.frame_number) {
+            rewrite.frame_number = last.wrapping_add(1).wrapping_sub(now);
+        }
         rewrite
     }
 
@@ -113,6 +121,7 @@ impl Rewrite {
         Rewrite {
             picture_id: self.picture_id.wrapping_add(other.picture_id),
             tl0_pic_idx: self.tl0_pic_idx.wrapping_add(other.tl0_pic_idx),
+            frame_number: self.frame_number.wrapping_add(other.frame_number),
         }
     }
 
@@ -150,15 +159,18 @@ mod tests {
     fn numbers_follow_by_one_across_widths_and_wraps() {
         let id = |value, mask| Some(PictureId { value, mask });
         let numbers = |picture_id, tl0_pic_idx| Numbers { picture_id, tl0_pic_idx, ..Numbers::default() };
+        let frame = |frame_number| Numbers { frame_number, ..Numbers::default() };
         for (last, now, expected) in [
             (numbers(id(0x7fff, 0x7fff), Some(255)), numbers(id(9, 0x7fff), Some(9)), numbers(id(0, 0x7fff), Some(0))),
             (numbers(id(0x7f, 0x7f), Some(1)), numbers(id(9, 0x7f), Some(9)), numbers(id(0, 0x7f), Some(2))),
             (numbers(id(300, 0x7fff), None), numbers(id(9, 0x7f), Some(9)), numbers(id(301 & 0x7f, 0x7f), Some(9))),
             (numbers(None, None), numbers(id(9, 0x7f), None), numbers(id(9, 0x7f), None)),
+            (frame(Some(65_535)), frame(Some(9)), frame(Some(0))),
+            (frame(None), frame(Some(9)), frame(Some(9))),
         ] {
             let rewrite = Rewrite::following(&last, &now);
             assert_eq!(now.plus(rewrite), expected);
-            let more = Rewrite { picture_id: 5, tl0_pic_idx: 6 };
+            let more = Rewrite { picture_id: 5, tl0_pic_idx: 6, frame_number: 7 };
             assert_eq!(now.plus(rewrite.plus(more)), expected.plus(more));
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod classify;
 pub mod codec;
+pub mod dependency;
 pub mod descriptor;
 pub mod keyframe;
 pub mod packet;

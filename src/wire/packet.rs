@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use str0m::media::MediaKind;
 
-use super::codec::Format;
+use super::codec::{Codec, Format};
 use super::descriptor::{Descriptor, Rewrite};
 use crate::id::{Generation, StreamId};
 use crate::units::Instant;
@@ -29,6 +29,8 @@ pub struct MediaPacket {
     /// The first packet of a frame that a decoder can start on.
     pub starts_keyframe: bool,
     pub descriptor: Descriptor,
+    /// AV1's dependency descriptor, where it was sent and could be read: 3 to 255 bytes, as they came.
+    pub dependency: Option<Arc<[u8]>>,
     /// Header extensions that pass from publisher to viewer.
     pub extensions: EndToEnd,
     /// When the datagram that carried it was received.
@@ -38,6 +40,12 @@ pub struct MediaPacket {
     pub captured: Instant,
     /// RTP payload without header and padding.
     pub payload: Arc<[u8]>,
+}
+
+impl MediaPacket {
+    pub fn dependency_bytes(&self) -> usize {
+        self.dependency.as_ref().map_or(0, |d| d.len())
+    }
 }
 
 impl AsRef<MediaPacket> for MediaPacket {
@@ -87,7 +95,8 @@ impl AsRef<MediaPacket> for CanonicalPacket {
 }
 
 /// What of a track a viewer sees: one of its simulcast layers, with all that is in it or only up to some scalability layer.
-/// Packets of one rendition are numbered without gaps.
+/// Packets of one rendition are numbered without gaps. AV1 is always whole: to leave layers of it out, each viewer would have to
+/// be told so in the dependency descriptor, by another `active_decode_targets_bitmask`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rendition {
     /// Index of the simulcast layer.
@@ -101,15 +110,19 @@ impl Rendition {
     /// Whether the packet is in it; `None`: it belongs to another layer altogether.
     pub fn takes(&self, packet: &MediaPacket) -> Option<bool> {
         let layer = packet.descriptor.layer;
-        let within = layer.spatial <= self.spatial_max && layer.temporal <= self.temporal_max;
+        let within = layer.spatial <= self.spatial_max && layer.temporal <= self.temporal_max || is_whole(packet);
         (packet.layer == self.layer).then_some(within)
     }
 
     /// The marker ends a picture (RFC 9628 §4.1), which without the spatial layers above ends sooner.
     pub fn marker(&self, packet: &MediaPacket) -> bool {
         let layer = packet.descriptor.layer;
-        packet.marker || (layer.ends_frame && layer.spatial == self.spatial_max)
+        packet.marker || (layer.ends_frame && layer.spatial == self.spatial_max && !is_whole(packet))
     }
+}
+
+fn is_whole(packet: &MediaPacket) -> bool {
+    packet.format.codec == Codec::Av1
 }
 
 impl Default for Rendition {
@@ -151,10 +164,34 @@ pub(crate) mod testing {
             marker: false,
             starts_keyframe,
             descriptor: Descriptor::default(),
+            dependency: None,
             extensions: EndToEnd::default(),
             arrival: Instant::ZERO,
             captured: Instant::ZERO,
             payload: Arc::from(vec![0; bytes]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::video;
+    use super::*;
+    use crate::wire::descriptor::LayerInfo;
+
+    #[test]
+    fn av1_is_whole_whatever_the_rendition() {
+        let rendition = Rendition { layer: 0, spatial_max: 0, temporal_max: 1 };
+        let check = |spatial, temporal, codec, expected| {
+            let mut packet = video(1, 0, false, 100);
+            packet.format.codec = codec;
+            packet.descriptor.layer = LayerInfo { spatial, temporal, ends_frame: true, ..LayerInfo::default() };
+            assert_eq!((rendition.takes(&packet), rendition.marker(&packet)), expected);
+        };
+        check(0, 1, Codec::Vp9, (Some(true), true));
+        check(0, 2, Codec::Vp9, (Some(false), true));
+        check(1, 0, Codec::Vp9, (Some(false), false));
+        check(0, 2, Codec::Av1, (Some(true), false));
+        check(1, 0, Codec::Av1, (Some(true), false));
     }
 }

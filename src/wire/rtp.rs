@@ -42,8 +42,9 @@ pub struct RtpHeader {
 }
 
 /// Which forms of header extensions a peer can read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExtensionForms {
+    #[default]
     OneByte,
     /// `a=extmap-allow-mixed` was agreed on.
     Mixed,

@@ -34,8 +34,8 @@ pub struct Offer {
     setup: &'static str,
     /// Each `candidate:…`.
     candidates: Vec<String>,
-    /// `a=extmap-allow-mixed`.
-    mixed_extensions: bool,
+    /// `a=extmap-allow-mixed`: the client reads both forms of header extensions (RFC 8285 §6).
+    pub mixed_extensions: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

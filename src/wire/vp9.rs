@@ -141,13 +141,13 @@ mod tests {
             tl0_pic_idx: u8,
         ) {
             let Some(before) = parse(&payload) else { return Ok(()) };
-            let rewrite = Rewrite { picture_id, tl0_pic_idx };
+            let rewrite = Rewrite { picture_id, tl0_pic_idx, frame_number: 0 };
             let mut copy = payload.clone();
             rewrite.apply(&before.numbers, &mut copy);
             let after = parse(&copy).expect("the same shape");
             proptest::prop_assert_eq!(after, Descriptor { numbers: before.numbers.plus(rewrite), ..before });
-            Rewrite { picture_id: picture_id.wrapping_neg(), tl0_pic_idx: tl0_pic_idx.wrapping_neg() }
-                .apply(&after.numbers, &mut copy);
+            let (picture_id, tl0_pic_idx) = (picture_id.wrapping_neg(), tl0_pic_idx.wrapping_neg());
+            Rewrite { picture_id, tl0_pic_idx, frame_number: 0 }.apply(&after.numbers, &mut copy);
             proptest::prop_assert_eq!(copy, payload);
         }
     }

@@ -44,6 +44,7 @@ fn packet_of(stream: StreamId, arrival: Instant, kind: MediaKind, seq: u64) -> P
         marker: false,
         starts_keyframe: kind == MediaKind::Audio || seq == 1,
         descriptor: Descriptor::default(),
+        dependency: None,
         extensions: EndToEnd::default(),
         arrival,
         captured: arrival,

@@ -12,6 +12,7 @@ use str0m::rtp::Extension;
 use super::answer::{self, AnswerError};
 use super::write::{self, line};
 use super::{Offer, OfferedFormat, OfferedMedia};
+use crate::wire::dependency;
 
 /// Our side of a viewer's session.
 #[derive(Clone, Debug)]
@@ -78,12 +79,18 @@ pub fn viewer_answer(offer: &Offer, ours: &Sending) -> Result<String, AnswerErro
         put(format_args!("a=ice-options:trickle"));
         put(format_args!("a=fingerprint:sha-256 {}", ours.fingerprint));
         put(format_args!("a=setup:{}", if offer.setup == "passive" { "active" } else { "passive" }));
-        media(&mut put, offered, track, ours);
+        media(&mut put, offered, track, offer.mixed_extensions, ours);
     }
     answer::within_limits(out)
 }
 
-fn media(put: &mut impl FnMut(fmt::Arguments), offered: &OfferedMedia, track: &SendingTrack, ours: &Sending) {
+fn media(
+    put: &mut impl FnMut(fmt::Arguments),
+    offered: &OfferedMedia,
+    track: &SendingTrack,
+    mixed: bool,
+    ours: &Sending,
+) {
     let Sending { stream, cname, .. } = ours;
     let SendingTrack { name, ssrc, rtx_ssrc } = track;
     put(format_args!("a=mid:{}", offered.mid));
@@ -93,7 +100,9 @@ fn media(put: &mut impl FnMut(fmt::Arguments), offered: &OfferedMedia, track: &S
     };
     // On all m-lines or on none: str0m, as a viewer, takes the last one's word for all of them.
     let counted = (ours.estimate && offered.tells_arrivals()).then_some(Extension::TransportSequenceNumber);
-    let taken = |uri: &str| passed.iter().chain(&counted).any(|e| e.as_uri() == uri);
+    // A keyframe's has more than 16 bytes, and without it the others mean nothing.
+    let dependency = (mixed && offered.kind == MediaKind::Video).then_some(dependency::URI);
+    let taken = |uri: &str| passed.iter().chain(&counted).any(|e| e.as_uri() == uri) || dependency == Some(uri);
     for (id, uri) in offered.extensions.iter().filter(|(_, uri)| taken(uri)) {
         put(format_args!("a=extmap:{id} {uri}"));
     }

@@ -1,0 +1,519 @@
+//! The dependency descriptor: an RTP header extension that tells a frame's place among the layers, and can be read where the
+//! payload cannot (RTP Payload Format For AV1, appendix A).
+
+use std::sync::Arc;
+
+use str0m::rtp::{ExtensionSerializer, ExtensionValues};
+
+use super::descriptor::{Descriptor, LayerInfo, Numbers};
+
+pub const URI: &str = "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
+
+/// The most that a header extension carries (RFC 8285 §4.3).
+pub const BYTES_MAX: usize = 255;
+
+/// Their ids have 6 bits.
+const TEMPLATES_MAX: usize = 64;
+/// AV1's spatial ids have 2 bits, its temporal ids 3.
+const SPATIAL_LAYERS_MAX: u8 = 4;
+const TEMPORAL_LAYERS_MAX: u8 = 8;
+
+/// A Decode Target Indication (table A.1): the target is decodable from this frame on, if this frame is.
+const SWITCH: u64 = 2;
+
+/// The newest structure of a track: what a descriptor means depends on it, and only those of keyframes bring one.
+#[derive(Debug, Default)]
+pub struct Dependencies {
+    structure: Option<Box<Structure>>,
+    /// Extended sequence number of the packet that brought it.
+    since: u64,
+}
+
+/// What a descriptor says of its packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The first packet of a coded video sequence.
+    pub starts_keyframe: bool,
+    pub descriptor: Descriptor,
+}
+
+#[derive(Debug)]
+struct Structure {
+    first_template_id: u8,
+    templates: Vec<Template>,
+    targets: Vec<Target>,
+    /// Of the highest spatial layer.
+    size: Option<(u16, u16)>,
+}
+
+#[derive(Debug)]
+struct Template {
+    spatial: u8,
+    temporal: u8,
+    indications: Indications,
+}
+
+/// What a decode target holds, at most.
+#[derive(Clone, Copy, Debug, Default)]
+struct Target {
+    spatial: u8,
+    temporal: u8,
+}
+
+/// Two bits for each decode target, the first one's lowest.
+#[derive(Clone, Copy, Debug)]
+struct Indications(u64);
+
+/// As they came: for str0m, which keeps what an extension says by the type of its value.
+#[derive(Debug)]
+pub struct Carried(pub Arc<[u8]>);
+
+/// What str0m is told to do with the extension.
+#[derive(Debug)]
+pub struct Serializer;
+
+impl Dependencies {
+    /// Reads the descriptor of packet `seq` (extended). `None` when it is cut, contradicts itself, or belongs to a structure that is
+    /// not known.
+    ///
+    /// ```text
+    ///  0                   1                   2
+    ///  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3
+    /// +-+-+-----------+-------------------------------+
+    /// |S|E|template id|         frame number          |
+    /// +-+-+-+-+-+-----+-------------------------------+
+    /// |T|A|I|D|C|     |   if longer than 3 bytes: structure, mask of active targets,
+    /// +-+-+-+-+-+-----+   the frame's own indications, differences and chains follow, as their flags say
+    /// ```
+    pub fn read(&mut self, seq: u64, bytes: &[u8]) -> Option<Frame> {
+        let mut bits = Bits { bytes, at: 0 };
+        let (starts_frame, ends_frame) = (bits.flag()?, bits.flag()?);
+        let template_id = bits.take(6)? as u8;
+        let frame_number = bits.take(16)? as u16;
+        let flags = if bytes.len() > 3 { bits.take(5)? } else { 0 };
+        let [has_structure, has_active_targets, has_indications] = [16, 8, 4].map(|flag| flags & flag != 0);
+        let attached = if has_structure { Some(Box::new(Structure::read(&mut bits)?)) } else { None };
+        let structure = attached.as_ref().or(self.structure.as_ref())?;
+        if has_active_targets {
+            bits.take(structure.targets.len())?;
+        }
+        let template = structure.template(template_id)?;
+        let indications =
+            if has_indications { bits.indications(structure.targets.len())? } else { template.indications };
+        let layer = LayerInfo {
+            spatial: template.spatial,
+            temporal: template.temporal,
+            up_switch: structure.can_switch_up(template, indications),
+            ends_frame,
+            size: attached.as_ref().and_then(|s| s.size),
+        };
+        // The repair of an earlier keyframe comes late: those of now do not belong to its structure.
+        if has_structure && (self.structure.is_none() || seq >= self.since) {
+            (self.structure, self.since) = (attached, seq);
+        }
+        let numbers = Numbers { frame_number: Some(frame_number), ..Numbers::default() };
+        Some(Frame { starts_keyframe: starts_frame && has_structure, descriptor: Descriptor { numbers, layer } })
+    }
+}
+
+impl Structure {
+    fn read(bits: &mut Bits) -> Option<Structure> {
+        let first_template_id = bits.take(6)? as u8;
+        let mut targets = vec![Target::default(); bits.take(5)? as usize + 1];
+        let mut templates = read_layers(bits)?;
+        for template in &mut templates {
+            template.indications = bits.indications(targets.len())?;
+            for (index, target) in targets.iter_mut().enumerate() {
+                if template.indications.of(index) != 0 {
+                    target.spatial = target.spatial.max(template.spatial);
+                    target.temporal = target.temporal.max(template.temporal);
+                }
+            }
+        }
+        skip_differences(bits, templates.len())?;
+        skip_chains(bits, targets.len(), templates.len())?;
+        let size = if bits.flag()? { Some(read_size(bits, templates.last()?.spatial)?) } else { None };
+        Some(Structure { first_template_id, templates, targets, size })
+    }
+
+    fn template(&self, id: u8) -> Option<&Template> {
+        let index = (usize::from(id) + TEMPLATES_MAX - usize::from(self.first_template_id)) % TEMPLATES_MAX;
+        self.templates.get(index)
+    }
+
+    /// Whether a receiver of lower temporal layers may go up to the frame's: the base layer is all that it needs, or a target
+    /// that holds the layer can be decoded from here on (§A.7).
+    fn can_switch_up(&self, frame: &Template, indications: Indications) -> bool {
+        let mut targets = self.targets.iter().enumerate();
+        frame.temporal == 0
+            || targets.any(|(index, target)| {
+                let holds = target.spatial == frame.spatial && target.temporal >= frame.temporal;
+                holds && indications.of(index) == SWITCH
+            })
+    }
+}
+
+/// `template_layers`: where each template stands, by the step from the one before (table A.2).
+fn read_layers(bits: &mut Bits) -> Option<Vec<Template>> {
+    let mut templates = Vec::new();
+    let (mut spatial, mut temporal) = (0, 0);
+    while templates.len() < TEMPLATES_MAX && spatial < SPATIAL_LAYERS_MAX && temporal < TEMPORAL_LAYERS_MAX {
+        templates.push(Template { spatial, temporal, indications: Indications(0) });
+        match bits.take(2)? {
+            0 => {}
+            1 => temporal += 1,
+            2 => (spatial, temporal) = (spatial + 1, 0),
+            _ => return Some(templates),
+        }
+    }
+    None
+}
+
+/// `template_fdiffs`: which earlier frames each template refers to.
+fn skip_differences(bits: &mut Bits, templates: usize) -> Option<()> {
+    for _ in 0..templates {
+        while bits.flag()? {
+            bits.take(4)?;
+        }
+    }
+    Some(())
+}
+
+/// `template_chains`: which frames a target cannot do without.
+fn skip_chains(bits: &mut Bits, targets: usize, templates: usize) -> Option<()> {
+    let chains = bits.non_symmetric(targets as u64 + 1)?;
+    if chains == 0 {
+        return Some(());
+    }
+    for _ in 0..targets {
+        bits.non_symmetric(chains)?;
+    }
+    for _ in 0..templates as u64 * chains {
+        bits.take(4)?;
+    }
+    Some(())
+}
+
+/// `render_resolutions`: those of the layers below come first.
+fn read_size(bits: &mut Bits, highest_spatial: u8) -> Option<(u16, u16)> {
+    for _ in 0..highest_spatial {
+        bits.take(32)?;
+    }
+    let plus_one = |less: u64| (less as u16).saturating_add(1);
+    Some((plus_one(bits.take(16)?), plus_one(bits.take(16)?)))
+}
+
+impl Indications {
+    fn of(self, target: usize) -> u64 {
+        self.0 >> (2 * target) & 3
+    }
+}
+
+/// Reads from the highest bit of each byte down.
+#[derive(Debug)]
+struct Bits<'a> {
+    bytes: &'a [u8],
+    /// Bits read so far.
+    at: usize,
+}
+
+impl Bits<'_> {
+    /// `count`: 64 at most.
+    fn take(&mut self, count: usize) -> Option<u64> {
+        let mut value = 0;
+        for _ in 0..count {
+            let byte = self.bytes.get(self.at / 8)?;
+            value = value << 1 | u64::from(byte >> (7 - self.at % 8) & 1);
+            self.at += 1;
+        }
+        Some(value)
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        self.take(1).map(|bit| bit == 1)
+    }
+
+    /// `ns(values)`: a number below `values`, the lower ones in one bit less.
+    fn non_symmetric(&mut self, values: u64) -> Option<u64> {
+        let width = (u64::BITS - values.leading_zeros()) as usize;
+        let short = (1 << width) - values;
+        let value = self.take(width - 1)?;
+        if value < short {
+            return Some(value);
+        }
+        Some((value << 1) - short + self.take(1)?)
+    }
+
+    fn indications(&mut self, targets: usize) -> Option<Indications> {
+        let mut all = 0;
+        for index in 0..targets {
+            all |= self.take(2)? << (2 * index);
+        }
+        Some(Indications(all))
+    }
+}
+
+/// Writes `descriptor` to the front of `copy` with `by` added to its frame number, and returns that. Empty where there is none.
+#[inline]
+pub fn renumber<'a>(descriptor: &[u8], by: u16, copy: &'a mut [u8; BYTES_MAX]) -> &'a [u8] {
+    let Some(copy) = copy.get_mut(..descriptor.len()) else { return &[] };
+    copy.copy_from_slice(descriptor);
+    if let Some([_, high, low]) = copy.first_chunk_mut() {
+        [*high, *low] = u16::from_be_bytes([*high, *low]).wrapping_add(by).to_be_bytes();
+    }
+    copy
+}
+
+impl ExtensionSerializer for Serializer {
+    fn write_to(&self, buf: &mut [u8], values: &ExtensionValues) -> usize {
+        let Some(Carried(bytes)) = values.user_values.get() else { return 0 };
+        let Some(buf) = buf.get_mut(..bytes.len()) else { return 0 };
+        buf.copy_from_slice(bytes);
+        bytes.len()
+    }
+
+    fn parse_value(&self, bytes: &[u8], values: &mut ExtensionValues) -> bool {
+        values.user_values.set(Carried(Arc::from(bytes)));
+        true
+    }
+
+    fn is_video(&self) -> bool {
+        true
+    }
+
+    fn is_audio(&self) -> bool {
+        false
+    }
+
+    fn requires_two_byte_form(&self, values: &ExtensionValues) -> bool {
+        values.user_values.get().is_some_and(|Carried(bytes)| bytes.len() > 16)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Bits in the order of the wire.
+    #[derive(Clone, Default)]
+    struct Writer(Vec<bool>);
+
+    impl Writer {
+        fn put(mut self, count: usize, value: u64) -> Writer {
+            self.0.extend((0..count).rev().map(|bit| value >> bit & 1 == 1));
+            self
+        }
+
+        fn put_all(self, count: usize, values: &[u64]) -> Writer {
+            values.iter().fold(self, |writer, value| writer.put(count, *value))
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            let byte = |bits: &[bool]| (0..8).fold(0, |byte, i| byte << 1 | u8::from(bits.get(i) == Some(&true)));
+            self.0.chunks(8).map(byte).collect()
+        }
+    }
+
+    const START: u64 = 2;
+    const END: u64 = 1;
+
+    fn mandatory(edges: u64, template_id: u64, frame_number: u64) -> Writer {
+        Writer::default().put(2, edges).put(6, template_id).put(16, frame_number)
+    }
+
+    /// The five flags: structure, active targets, indications, differences, chains.
+    const STRUCTURE: u64 = 0b10000;
+    const ACTIVE: u64 = 0b01000;
+    const INDICATIONS: u64 = 0b00100;
+
+    /// L1T3 as in §A.10.2.1, behind a first template of this id.
+    fn l1t3(writer: Writer, first_template_id: u64) -> Writer {
+        writer
+            .put(6, first_template_id)
+            .put(5, 3 - 1)
+            // Steps from template to template: T0, T0, T1, T2, T2.
+            .put_all(2, &[0, 1, 1, 0, 3])
+            .put_all(2, &[2, 2, 2, 2, 2, 2, 2, 1, 0, 1, 0, 0, 1, 0, 0])
+            // None for a keyframe; one less 1 between two flags for each of the others: 4, 2, 1, 1.
+            .put(1, 0)
+            .put_all(6, &[0b10_0110, 0b10_0010, 0b10_0000, 0b10_0000])
+            // One chain of ns(4); of one chain, ns(1) takes no bits.
+            .put(2, 1)
+            .put_all(4, &[0, 4, 2, 1, 3])
+            .put(1, 1)
+            .put_all(16, &[640 - 1, 360 - 1])
+    }
+
+    /// The first packet of an L1T3 stream of 640x360, whose templates have the ids 10 to 14.
+    pub(crate) fn keyframe(number: u64) -> Vec<u8> {
+        l1t3(mandatory(START, 10, number).put(5, STRUCTURE), 10).bytes()
+    }
+
+    #[test]
+    fn a_keyframe_brings_the_structure_that_others_need() {
+        let mut dependencies = Dependencies::default();
+        let delta = mandatory(START | END, 12, 9).bytes();
+        assert_eq!(dependencies.read(1, &delta), None, "no structure yet");
+        let key = dependencies.read(2, &keyframe(8)).expect("whole");
+        assert!(key.starts_keyframe);
+        let base = LayerInfo { up_switch: true, size: Some((640, 360)), ..LayerInfo::default() };
+        assert_eq!(key.descriptor.layer, base);
+        assert_eq!(key.descriptor.numbers.frame_number, Some(8));
+        let frame = dependencies.read(3, &delta).expect("known");
+        assert!(!frame.starts_keyframe);
+        let layer = LayerInfo { temporal: 1, up_switch: true, ends_frame: true, ..LayerInfo::default() };
+        assert_eq!(frame.descriptor.layer, layer);
+        assert_eq!(frame.descriptor.numbers.frame_number, Some(9));
+    }
+
+    #[test]
+    fn every_template_and_custom_indications_are_read() {
+        let mut dependencies = Dependencies::default();
+        dependencies.read(1, &keyframe(1)).expect("whole");
+        let mut check = |writer: Writer, expected: Option<(u8, bool)>| {
+            let frame = dependencies.read(2, &writer.bytes());
+            assert_eq!(frame.map(|f| (f.descriptor.layer.temporal, f.descriptor.layer.up_switch)), expected);
+        };
+        for (id, expected) in [(9, None), (10, Some((0, true))), (11, Some((0, true))), (12, Some((1, true)))] {
+            check(mandatory(0, id, 2), expected);
+        }
+        for (id, expected) in [(13, Some((2, false))), (14, Some((2, false))), (15, None), (63, None)] {
+            check(mandatory(0, id, 2), expected);
+        }
+        // Not behind the mask of active targets, but after it; differences and chains do not matter.
+        check(
+            mandatory(0, 13, 2).put(5, ACTIVE | INDICATIONS | 3).put(3, 0b111).put_all(2, &[2, 0, 0]),
+            Some((2, true)),
+        );
+        check(mandatory(0, 12, 2).put(5, INDICATIONS).put_all(2, &[3, 1, 0]), Some((1, false)));
+        check(mandatory(0, 12, 2).put(5, ACTIVE).put(3, 0b011), Some((1, true)));
+    }
+
+    #[test]
+    fn template_ids_wrap() {
+        let mut dependencies = Dependencies::default();
+        let first = l1t3(mandatory(START, 62, 1).put(5, STRUCTURE), 62).bytes();
+        assert!(dependencies.read(1, &first).is_some());
+        let temporal = |id| dependencies.structure.as_ref().and_then(|s| s.template(id)).map(|t| t.temporal);
+        assert_eq!([62, 63, 0, 1, 2, 3].map(temporal), [Some(0), Some(0), Some(1), Some(2), Some(2), None]);
+    }
+
+    #[test]
+    fn a_late_structure_does_not_replace_a_newer_one() {
+        let mut dependencies = Dependencies::default();
+        dependencies.read(20, &l1t3(mandatory(START, 20, 1).put(5, STRUCTURE), 20).bytes()).expect("whole");
+        let late = dependencies.read(10, &keyframe(0)).expect("its own is attached");
+        assert!(late.starts_keyframe);
+        assert!(dependencies.read(21, &mandatory(0, 22, 2).bytes()).is_some());
+        assert!(dependencies.read(22, &keyframe(3)).is_some());
+        assert!(dependencies.read(23, &mandatory(0, 22, 4).bytes()).is_none());
+    }
+
+    /// Three spatial and three temporal layers, 480x270 at most, as Chromium sent them; LiveKit's tests hold the same capture.
+    #[test]
+    fn chromiums_own_are_read() {
+        let hex = |text: &str| -> Vec<u8> {
+            let digits = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex");
+            (0..text.len()).step_by(2).map(digits).collect()
+        };
+        let mut dependencies = Dependencies::default();
+        let first = "c1017280081485214eafffaaaa863cf0430c10c302afc0aaa0063c00430010c002a000a80006000040001d954926e082b04a\
+                     0941b820ac1282503157f974000ca864330e222222eca8655304224230eca877530077004200ef008601df010d";
+        let frames = [first, "86017340fc", "46017340fc", "c3017540fc", "88017640fc", "c2017840fc", "8b0174", "0b0174"];
+        let read = frames.map(|f| dependencies.read(1, &hex(f)).expect(f));
+        let layer = |f: Frame| {
+            let LayerInfo { spatial, temporal, ends_frame, .. } = f.descriptor.layer;
+            (f.descriptor.numbers.frame_number.expect("always"), spatial, temporal, ends_frame)
+        };
+        let expected = [
+            (0x172, 0, 0, true),
+            (0x173, 1, 0, false),
+            (0x173, 1, 0, true),
+            (0x175, 0, 2, true),
+            (0x176, 1, 2, false),
+            (0x178, 0, 1, true),
+            (0x174, 2, 0, false),
+            (0x174, 2, 0, false),
+        ];
+        assert_eq!(read.map(layer), expected);
+        assert_eq!(read.map(|f| f.starts_keyframe), [true, false, false, false, false, false, false, false]);
+        assert_eq!(read[0].descriptor.layer.size, Some((480, 270)));
+    }
+
+    #[test]
+    fn what_is_cut_or_beyond_all_bounds_is_refused() {
+        let whole = keyframe(1);
+        for n in 0..whole.len() {
+            assert_eq!(Dependencies::default().read(1, &whole[..n]), None, "cut to {n}");
+        }
+        // One decode target, and all that follows the steps is 0.
+        let stepping = |steps: &[u64]| {
+            let writer = mandatory(START, 0, 1).put(5, STRUCTURE).put(6, 0).put(5, 0).put_all(2, steps).put(2, 3);
+            Dependencies::default().read(1, &writer.put_all(50, &[0; 10]).bytes()).is_some()
+        };
+        assert_eq!([stepping(&[2; 3]), stepping(&[2; 4])], [true, false], "spatial layers");
+        assert_eq!([stepping(&[1; 7]), stepping(&[1; 8])], [true, false], "temporal layers");
+        assert_eq!([stepping(&[0; 63]), stepping(&[0; 64])], [true, false], "templates");
+    }
+
+    #[test]
+    fn non_symmetric_numbers_are_those_of_the_specification() {
+        let of_five = [(0b00, 2), (0b01, 2), (0b10, 2), (0b110, 3), (0b111, 3)];
+        for (value, (code, count)) in of_five.into_iter().enumerate() {
+            let bytes = Writer::default().put(count, code).bytes();
+            let mut bits = Bits { bytes: &bytes, at: 0 };
+            assert_eq!((bits.non_symmetric(5), bits.at), (Some(value as u64), count));
+        }
+        let mut none = Bits { bytes: &[], at: 0 };
+        assert_eq!(none.non_symmetric(1), Some(0));
+    }
+
+    #[test]
+    fn str0m_keeps_them_as_they_came() {
+        let bytes = keyframe(7);
+        let mut values = ExtensionValues::default();
+        assert!(Serializer.parse_value(&bytes, &mut values));
+        assert!(Serializer.requires_two_byte_form(&values));
+        let mut buf = [0; BYTES_MAX];
+        let written = Serializer.write_to(&mut buf, &values);
+        assert_eq!(buf[..written], bytes);
+        assert_eq!(Serializer.write_to(&mut buf[..5], &values), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_do_no_harm(packets: Vec<(u64, Vec<u8>)>, structure: Vec<u8>) {
+            let mut dependencies = Dependencies::default();
+            // Most arbitrary bytes are no structure: this one begins as one does.
+            let begun = [&mandatory(START, 0, 1).put(5, STRUCTURE).bytes()[..], &structure].concat();
+            let _ = dependencies.read(0, &begun);
+            for (seq, bytes) in packets {
+                let _ = dependencies.read(seq, &bytes);
+                let mut known = Dependencies::default();
+                known.read(0, &keyframe(1));
+                let _ = known.read(seq, &bytes);
+            }
+        }
+
+        #[test]
+        fn another_number_changes_16_bits_alone(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300),
+            by: u16,
+        ) {
+            let mut copy = [0; BYTES_MAX];
+            let renumbered = renumber(&bytes, by, &mut copy);
+            if bytes.len() > BYTES_MAX {
+                prop_assert!(renumbered.is_empty());
+                return Ok(());
+            }
+            prop_assert_eq!(renumbered.len(), bytes.len());
+            if let ([first, high, low, rest @ ..], [kept, new_high, new_low, others @ ..]) = (&bytes[..], renumbered) {
+                prop_assert_eq!((first, rest), (kept, others));
+                let number = |high: &u8, low: &u8| u16::from_be_bytes([*high, *low]);
+                prop_assert_eq!(number(new_high, new_low), number(high, low).wrapping_add(by));
+            }
+        }
+    }
+}

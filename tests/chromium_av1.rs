@@ -1,0 +1,139 @@
+//! AV1 in layers, between pages of a real browser, with and without its dependency descriptors.
+
+#![expect(clippy::disallowed_methods, reason = "real browsers live in real time")]
+
+mod common;
+
+#[path = "common/browser.rs"]
+#[expect(dead_code, reason = "each test binary uses its part")]
+mod browser;
+
+use browser::{Browser, DemoPage, PATIENCE, Page, Stats, wait_until};
+use common::server::Server;
+use serde_json::Value;
+
+/// Offers what `prepare` has made of `pc`, and takes the answer.
+const NEGOTIATE: &str = "
+    (async () => {
+        const pc = window.pc = new RTCPeerConnection();
+        const path = await (PREPARE)(pc);
+        await pc.setLocalDescription(await pc.createOffer());
+        await new Promise(done => {
+            pc.onicegatheringstatechange = () => pc.iceGatheringState === 'complete' && done();
+            if (pc.iceGatheringState === 'complete') done();
+        });
+        const headers = { 'content-type': 'application/sdp' };
+        const answer = await fetch(path, { method: 'POST', headers, body: pc.localDescription.sdp });
+        window.resource = answer.headers.get('location');
+        window.answer = await answer.text();
+        await pc.setRemoteDescription({ type: 'answer', sdp: window.answer });
+    })().catch(e => { window.failed = String(e); });
+";
+
+/// The fake camera as `ENCODINGS` say.
+const PUBLISH: &str = "async pc => {
+    const video = { width: 640, height: 360, frameRate: 30 };
+    const stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+    const sendEncodings = ENCODINGS;
+    const sender = pc.addTransceiver(stream.getVideoTracks()[0], { direction: 'sendonly', sendEncodings });
+    const { codecs } = RTCRtpSender.getCapabilities('video');
+    sender.setCodecPreferences(codecs.filter(c => c.mimeType === 'video/AV1'));
+    return '/whip/live';
+}";
+
+const TEMPORAL: &str = "[{ scalabilityMode: 'L1T3' }]";
+const SIMULCAST: &str = "[
+    { rid: 'l', scaleResolutionDownBy: 2, scalabilityMode: 'L1T2' },
+    { rid: 'h', scalabilityMode: 'L1T2' },
+]";
+
+const WATCH: &str = "async pc => {
+    const receiver = pc.addTransceiver('video', { direction: 'recvonly' });
+    const extensions = receiver.getHeaderExtensionsToNegotiate();
+    const descriptor = extensions.find(e => e.uri.includes('dependency-descriptor'));
+    descriptor.direction = WANTED ? 'sendrecv' : 'stopped';
+    receiver.setHeaderExtensionsToNegotiate(extensions);
+    return '/whep/live';
+}";
+
+fn negotiate<'a>(browser: &'a Browser, server: &Server, prepare: &str) -> Page<'a> {
+    let page = browser.open(&server.url);
+    page.run(&NEGOTIATE.replace("PREPARE", prepare), vec![]);
+    page
+}
+
+/// Until its media has come.
+fn publish<'a>(browser: &'a Browser, server: &Server, encodings: &str) -> Page<'a> {
+    let before = server.metric("manycast_media_received_total", "");
+    let page = negotiate(browser, server, &PUBLISH.replace("ENCODINGS", encodings));
+    wait_until(
+        PATIENCE,
+        || (server.metric("manycast_media_received_total", "") > before).then_some(()),
+        || format!("the publisher sends nothing: {:?}", page.run("return window.failed", vec![])),
+    );
+    page
+}
+
+/// With dependency descriptors or without.
+fn watch<'a>(browser: &'a Browser, server: &Server, wanted: bool) -> Page<'a> {
+    negotiate(browser, server, &WATCH.replace("WANTED", &wanted.to_string()))
+}
+
+fn stats(page: &Page) -> Stats {
+    let script = "return (async () => [...(await window.pc.getStats()).values()])()";
+    let Value::Array(records) = page.run(script, vec![]) else { panic!("no statistics") };
+    Stats(records)
+}
+
+fn wait_for_frames(page: &Page, frames: f64) {
+    let decoded = || stats(page).video_in("framesDecoded");
+    let before = decoded();
+    let enough = || (decoded() >= before + frames).then_some(());
+    wait_until(PATIENCE, enough, || {
+        format!("{} after {before}: {:?}", decoded(), page.run("return window.failed", vec![]))
+    });
+}
+
+#[test]
+fn descriptors_reach_who_wants_them_and_go_on_across_publishers() {
+    let server = Server::start(&["--shards", "2"]);
+    let browser = Browser::start();
+    publish(&browser, &server, TEMPORAL);
+    let viewers = [true, false].map(|wanted| watch(&browser, &server, wanted));
+    viewers.iter().for_each(|v| wait_for_frames(v, 60.0));
+    let accepted = viewers.each_ref().map(|v| v.run("return window.answer.includes('dependency-descriptor')", vec![]));
+    assert_eq!(accepted, [Value::Bool(true), Value::Bool(false)]);
+    // It takes the stream over; its numbers begin anywhere.
+    publish(&browser, &server, TEMPORAL);
+    viewers.iter().for_each(|v| wait_for_frames(v, 120.0));
+    let [with, without] = viewers.each_ref().map(stats);
+    for stats in [&with, &without] {
+        assert_eq!(stats.codec("inbound-rtp", "video"), Some("video/AV1"));
+        assert_eq!(stats.video_in("packetsLost"), 0.0);
+    }
+    // Three bytes and the element's head at least, for each packet.
+    let header_bytes = |s: &Stats| s.video_in("headerBytesReceived") / s.video_in("packetsReceived");
+    assert!(header_bytes(&with) >= header_bytes(&without) + 3.0, "{} {}", header_bytes(&with), header_bytes(&without));
+}
+
+#[test]
+fn a_viewer_with_descriptors_goes_from_layer_to_layer() {
+    let server = Server::start(&["--shards", "2"]);
+    let browser = Browser::start();
+    publish(&browser, &server, SIMULCAST);
+    let viewer = watch(&browser, &server, true);
+    wait_for_frames(&viewer, 10.0);
+    for (rid, height) in [("l", 180.0), ("h", 360.0), ("l", 180.0)] {
+        let body = format!("body: JSON.stringify({{ rid: '{rid}' }})");
+        let head = "method: 'POST', headers: { 'content-type': 'application/json' }";
+        let select = format!("return fetch(window.resource + '/layer', {{ {head}, {body} }}).then(r => r.status)");
+        // Shards report once a second what there is.
+        let selected = || (viewer.run(&select, vec![]) == 200).then_some(());
+        wait_until(PATIENCE, selected, || format!("no layer {rid}"));
+        let seen = || stats(&viewer).video_in("frameHeight");
+        wait_until(PATIENCE, || (seen() == height).then_some(()), || format!("{} lines, not {height}", seen()));
+        wait_for_frames(&viewer, 30.0);
+    }
+    assert_eq!(stats(&viewer).codec("inbound-rtp", "video"), Some("video/AV1"));
+    assert_eq!(stats(&viewer).video_in("packetsLost"), 0.0);
+}
