@@ -260,16 +260,15 @@ impl Play {
         let mut findings = Vec::new();
         for kind in [MediaKind::Audio, MediaKind::Video] {
             let judged = oracle::judge(got, kind);
-            findings.extend(judged.faults);
+            findings.extend(judged.faults.iter().cloned());
             // Where packets overtake each other, media comes before DTLS is up, and is lost on the client.
             let in_order = viewer.path.jitter == Duration::ZERO;
             if undisturbed && in_order && judged.packets > 0 && !judged.starts_whole {
                 findings.push(format!("{kind} does not start on a keyframe"));
             }
-            let missing =
-                if in_order { judged.missing } else { oracle::judge(&self.settled(viewer, kind), kind).missing };
-            if whole && missing > 0 {
-                findings.push(format!("{missing} packets of {kind} never came over clean paths"));
+            let settled = if in_order { judged } else { oracle::judge(&self.settled(viewer, kind), kind) };
+            if let Some(gap) = settled.gap.filter(|_| whole) {
+                findings.push(format!("{} packets of {kind} never came over clean paths: {gap:?}", settled.missing));
             }
             if viewer.path.loss == 0.0 {
                 findings.extend(self.silences(viewer, got, kind));
