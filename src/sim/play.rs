@@ -34,7 +34,8 @@ pub struct Outcome {
     pub trace: (u64, u64),
     /// By all viewers together, connected.
     pub watched: Duration,
-    /// Packets of video and audio that each viewer got.
+    /// Packets of video and audio that each viewer got once it has played for 1.5 s: how far back its replay
+    /// began may depend on microseconds.
     pub got: Vec<(usize, usize)>,
 }
 
@@ -266,7 +267,7 @@ impl Play {
             if undisturbed && in_order && judged.packets > 0 && !judged.starts_whole {
                 findings.push(format!("{kind} does not start on a keyframe"));
             }
-            let settled = if in_order { judged } else { oracle::judge(&self.settled(viewer, kind), kind) };
+            let settled = oracle::judge(&self.settled(viewer, kind), kind);
             if let Some(gap) = settled.gap.filter(|_| whole) {
                 findings.push(format!("{} packets of {kind} never came over clean paths: {gap:?}", settled.missing));
             }
@@ -277,13 +278,18 @@ impl Play {
         findings
     }
 
-    /// What followed in sequence on a viewer's first second.
+    /// What a viewer got, less what was under way when it left, and what came in its first second where packets overtake
+    /// each other.
     fn settled(&self, viewer: &Person, kind: MediaKind) -> Vec<Got> {
+        let second = Duration::from_secs(1);
         let client = self.world.client(viewer.id);
-        let settled = client.connected_at.unwrap_or(Instant::ZERO) + Duration::from_secs(1);
         let of_kind = || client.got().iter().filter(|g| g.kind == kind);
-        let before = of_kind().filter(|g| g.at < settled).map(|g| g.seq).max();
-        of_kind().filter(|g| Some(g.seq) > before).copied().collect()
+        let jitters = viewer.path.jitter > Duration::ZERO;
+        let begun = client.connected_at.filter(|_| jitters).map_or(Instant::ZERO, |at| at + second);
+        let before = of_kind().filter(|g| g.at < begun).map(|g| g.seq).max();
+        let leaves = viewer.gone.unwrap_or(Instant::FAR_FUTURE);
+        let until = of_kind().filter(|g| g.at + second < leaves).map(|g| g.seq).max();
+        of_kind().filter(|g| Some(g.seq) > before && Some(g.seq) <= until).copied().collect()
     }
 
     /// Times without packets that are longer than they may be.
@@ -339,7 +345,11 @@ impl Play {
         }
         let viewers: Vec<&Person> = self.people.values().filter(|p| p.source.is_none()).collect();
         let watched = viewers.iter().filter_map(|p| Some(p.gone?.since(self.world.client(p.id).connected_at?))).sum();
-        let count = |p: &Person, kind| self.world.client(p.id).got().iter().filter(|g| g.kind == kind).count();
+        let count = |p: &Person, kind| {
+            let client = self.world.client(p.id);
+            let begun = client.connected_at.unwrap_or(Instant::FAR_FUTURE).as_nanos().saturating_add(1_500_000_000);
+            client.got().iter().filter(|g| g.kind == kind && g.at.as_nanos() >= begun).count()
+        };
         let got = viewers.iter().map(|p| (count(p, MediaKind::Video), count(p, MediaKind::Audio))).collect();
         Ok(Outcome { trace: (self.world.trace.hash(), self.world.trace.lines()), watched, got })
     }

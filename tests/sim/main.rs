@@ -1,6 +1,7 @@
 //! The whole SFU under virtual time, with str0m clients and a seed.
 
 mod layers;
+mod seeds;
 mod start;
 
 use std::time::Duration;
