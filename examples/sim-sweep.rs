@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Parser;
 use manycast::sim::client::Source;
 use manycast::sim::scenario::Scenario;
-use manycast::sim::{Finding, Outcome, Path, World, play};
+use manycast::sim::{Finding, Outcome, Path, World, alike, parting, play};
 
 /// Of so many seeds one is played twice, and of as many a calm scenario on one shard and on four.
 const COMPARED: u64 = 8;
@@ -105,7 +105,10 @@ fn check(seed: u64, twice: bool) -> Result<Outcome, Finding> {
     let outcome = play_safely(&Scenario::from_seed(seed))?;
     if twice {
         if play_safely(&Scenario::from_seed(seed))? != outcome {
-            return Err(Finding(vec!["the same seed is another run".into()]));
+            return Err(Finding(vec![format!(
+                "the same seed is another run: {:?}",
+                parting(&Scenario::from_seed(seed))
+            )]));
         }
         compare_shards(seed)?;
     }
@@ -117,7 +120,7 @@ fn compare_shards(seed: u64) -> Result<(), Finding> {
     let four = Scenario { shards: 4, ..one.clone() };
     let tell = |f: Finding| Finding([vec![format!("calm {one}")], f.0].concat());
     let (a, b) = (play_safely(&one).map_err(tell)?, play_safely(&four).map_err(tell)?);
-    manycast::sim::alike(&a, &b).map_err(|e| tell(Finding(vec![e])))
+    alike(&a, &b).map_err(|e| tell(Finding(vec![e])))
 }
 
 fn play_safely(scenario: &Scenario) -> Result<Outcome, Finding> {

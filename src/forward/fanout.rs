@@ -35,6 +35,9 @@ const PAST_AGAIN: Duration = Duration::from_millis(200);
 /// With fewer viewers, messages that are saved by waiting for the rest of a frame are not worth the wait.
 const HOLD_VIEWERS_MIN: usize = 8;
 
+/// Packets that wait for a keyframe's first one, which they have overtaken: a keyframe of 75 kB.
+const EARLY_PACKETS: usize = 64;
+
 /// Messages of one track before another one's turn: one flush.
 const QUANTA_PER_TURN: usize = limits::SEND_BATCH_MESSAGES;
 
@@ -78,6 +81,8 @@ struct Track<K> {
     gop: Gop<CanonicalPacket>,
     /// Nobody watched before: nothing is taken before a keyframe, which comes by itself or with the past.
     cold: bool,
+    /// The last packets that were refused for want of a keyframe.
+    early: VecDeque<Arc<MediaPacket>>,
     /// The highest canonical number so far.
     newest_seq: u64,
     meter: Meter,
@@ -140,6 +145,7 @@ impl<K> Track<K> {
             store: Store::default(),
             gop: Gop::default(),
             cold: kind == MediaKind::Video,
+            early: VecDeque::new(),
             newest_seq: 0,
             meter: Meter::default(),
             pacer: Pacer::default(),
@@ -165,6 +171,40 @@ impl<K> Track<K> {
             self.gop.insert(canonical.clone());
         }
         Ok(canonical)
+    }
+
+    /// Gives the packet its place in the queue, and after a keyframe's first one those that have overtaken it.
+    fn take(&mut self, now: Instant, packet: &Arc<MediaPacket>) -> Result<(), NotTaken> {
+        match self.place(packet) {
+            Ok(canonical) => self.gather(now, canonical)?,
+            Err(refused) => {
+                if refused == Refused::AwaitingKeyframe {
+                    self.early.truncate(EARLY_PACKETS - 1);
+                    self.early.push_front(packet.clone());
+                }
+                return Err(NotTaken::Refused(refused));
+            }
+        }
+        if packet.starts_keyframe {
+            let early = std::mem::take(&mut self.early).into_iter().rev();
+            for follower in
+                early.filter(|e| (e.generation, e.ssrc) == (packet.generation, packet.ssrc) && e.seq > packet.seq)
+            {
+                if let Ok(canonical) = self.place(&follower) {
+                    self.gather(now, canonical)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self, now: Instant, canonical: CanonicalPacket) -> Result<(), NotTaken> {
+        self.meter.count(now, canonical.packet.payload.len());
+        if self.gathered.len() >= limits::TRACK_QUEUE_PACKETS {
+            return Err(NotTaken::Full);
+        }
+        self.gathered.push(canonical);
+        Ok(())
     }
 
     fn watched(&self) -> bool {
@@ -306,6 +346,7 @@ impl<K: Copy + PartialEq> Fanout<K> {
         if !track.watched() {
             // From here on its past has holes.
             track.gop.clear();
+            track.early.clear();
             track.cold = kind == MediaKind::Video;
             local.update_interest(self.shard, kind, rendition.layer);
         }
@@ -340,22 +381,13 @@ impl<K: Copy + PartialEq> Fanout<K> {
                 }
                 Some(true) => {}
             }
-            let canonical = match track.place(packet) {
-                Ok(canonical) => canonical,
-                Err(refused) => {
-                    tell(NotTaken::Refused(refused));
-                    continue;
-                }
-            };
-            track.meter.count(now, packet.payload.len());
-            if track.gathered.len() >= limits::TRACK_QUEUE_PACKETS {
-                tell(NotTaken::Full);
-                continue;
+            let idle = track.gathered.is_empty() && track.job.is_none();
+            if let Err(not_taken) = track.take(now, packet) {
+                tell(not_taken);
             }
-            if track.gathered.is_empty() && track.job.is_none() {
+            if idle && !track.gathered.is_empty() {
                 self.ready[packet.kind as usize].push_back((packet.stream, at));
             }
-            track.gathered.push(canonical);
         }
     }
 

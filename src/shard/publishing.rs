@@ -245,7 +245,9 @@ impl Shard {
     pub(super) fn send_past(&mut self, stream: StreamId, layer: u8, to: ShardId) {
         let Some(&key) = self.publishers.get(&stream) else { return };
         let Some(publishing) = self.sessions.get(key).and_then(|e| e.publishing.as_ref()) else { return };
-        let packets = publishing.layers[usize::from(layer)].gop.packets().into();
-        self.peers.push_back((to, PeerMessage::Past { stream, packets }));
+        let mut packets = publishing.layers[usize::from(layer)].gop.packets().to_vec();
+        // They may have overtaken each other on their way here. There, what is older than the newest is taken to be known.
+        packets.sort_by_key(|p| p.seq);
+        self.peers.push_back((to, PeerMessage::Past { stream, packets: packets.into() }));
     }
 }

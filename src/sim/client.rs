@@ -162,6 +162,8 @@ struct Publishing {
     audio_seq: u64,
     audio_timestamp: u32,
     pub keyframe_requests: u32,
+    /// Layers of the frame at hand that were sent.
+    layers_sent: usize,
 }
 
 /// One layer of the video, or all of it.
@@ -224,6 +226,7 @@ impl Client {
             audio_seq: u64::from(rng.random::<u16>()),
             audio_timestamp: rng.random(),
             keyframe_requests: 0,
+            layers_sent: 0,
         }));
         let (offer, pending) = api.apply().expect("media was added");
         (Client::new(rtc, epoch, addr, pending, plane), offer.to_sdp_string())
@@ -428,40 +431,42 @@ impl Client {
 }
 
 impl Publishing {
-    fn frame_at(&self, frame: u32) -> Instant {
+    /// When the next layer of the next frame is due. 1 ms apart, so that no two fall due together: str0m sends what is due
+    /// at one time in the order of a hash map.
+    fn video_at(&self) -> Instant {
         let started = self.started.unwrap_or(Instant::FAR_FUTURE);
-        started + Duration::from_secs(1) * frame / self.source.frames_per_second
+        let frame = Duration::from_secs(1) * self.frame / self.source.frames_per_second;
+        started + frame + Duration::from_millis(1) * self.layers_sent as u32
     }
 
     fn audio_at(&self, packet: u32) -> Instant {
-        // 7 ms off, so that audio and video never fall due together: str0m sends what is due at one time in the order of
-        // a hash map.
+        // 7 ms off, so that audio and video never fall due together either.
         self.started.unwrap_or(Instant::FAR_FUTURE) + Duration::from_millis(7) + Duration::from_millis(20) * packet
     }
 
     fn next_due(&self) -> Instant {
         let audio = if self.audio.is_some() { self.audio_at(self.audio_packet) } else { Instant::FAR_FUTURE };
-        self.frame_at(self.frame).min(audio)
+        self.video_at().min(audio)
     }
 
     fn send_due(&mut self, now: Instant, epoch: Epoch, rtc: &mut Rtc) {
-        while self.frame_at(self.frame) <= now {
-            self.send_frame(epoch.to_std(now), rtc);
+        while self.video_at() <= now {
+            self.send_layer(epoch.to_std(now), rtc);
         }
         while self.audio.is_some() && self.audio_at(self.audio_packet) <= now {
             self.send_audio(epoch.to_std(now), rtc);
         }
     }
 
-    fn send_frame(&mut self, now: std::time::Instant, rtc: &mut Rtc) {
-        let source = self.source;
+    fn send_layer(&mut self, now: std::time::Instant, rtc: &mut Rtc) {
+        let (source, index) = (self.source, self.layers_sent);
         let due = source.keyframe_interval > 0 && self.frame.is_multiple_of(source.keyframe_interval);
         let elapsed = (u64::from(self.frame) * 90_000 / u64::from(source.frames_per_second)) as u32;
         let pt = rtc.codec_config().find(|p| p.spec().codec == Codec::Vp8).map(|p| p.pt());
         let mut direct = rtc.direct_api();
-        for (index, layer) in self.layers.iter_mut().enumerate() {
+        let layer = &mut self.layers[index];
+        if let (Some(stream), Some(pt)) = (direct.stream_tx_by_mid(self.video, layer.rid), pt) {
             let keyframe = std::mem::take(&mut layer.keyframe_wanted) || due;
-            let (Some(stream), Some(pt)) = (direct.stream_tx_by_mid(self.video, layer.rid), pt) else { return };
             let packets = source.packets_per_frame * source.packets_by_layer[index];
             for i in 0..packets {
                 let first = i == 0;
@@ -490,7 +495,11 @@ impl Publishing {
             layer.picture_id = (layer.picture_id + 1) & 0x7fff;
             layer.tl0_pic_idx = layer.tl0_pic_idx.wrapping_add(1);
         }
-        self.frame += 1;
+        self.layers_sent += 1;
+        if self.layers_sent == self.layers.len() {
+            self.layers_sent = 0;
+            self.frame += 1;
+        }
     }
 
     fn send_audio(&mut self, now: std::time::Instant, rtc: &mut Rtc) {

@@ -36,7 +36,7 @@ use crate::wire::classify::classify;
 use client::{Client, Habits, Source};
 
 pub use network::{Bottleneck, Path};
-pub use play::{Finding, Outcome, alike, play};
+pub use play::{Finding, Outcome, alike, parting, play};
 pub use trace::Trace;
 
 /// From one thread's push to the other's pop.

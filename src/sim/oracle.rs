@@ -15,6 +15,8 @@ pub struct Judgement {
     pub packets: usize,
     /// Sequence numbers between the first and the last that never came.
     pub missing: u64,
+    /// The packets around the first of them.
+    pub gap: Option<(Got, Got)>,
     /// Packets that came more than once.
     pub duplicates: usize,
     /// The first packet is a keyframe's first: always so on a path without loss.
@@ -41,6 +43,9 @@ pub fn judge(got: &[Got], kind: MediaKind) -> Judgement {
     judgement.starts_whole = packets[0].stamp.first_of_frame && packets[0].stamp.keyframe;
     for pair in packets.windows(2) {
         let [a, b] = pair else { continue };
+        if b.seq > a.seq + 1 && judgement.gap.is_none() {
+            judgement.gap = Some((**a, **b));
+        }
         check_step(a, b, &mut judgement.faults);
     }
     judgement.faults.truncate(10);
@@ -56,7 +61,8 @@ fn check_step(a: &Got, b: &Got, faults: &mut Vec<String>) {
     }
     let of = |g: &Got| (g.stamp.source, g.stamp.layer);
     let switched = of(a) != of(b);
-    if switched && b.kind == MediaKind::Video && !(b.stamp.keyframe && b.stamp.first_of_frame) {
+    // What is lost at a switch may be the keyframe.
+    if switched && b.kind == MediaKind::Video && b.seq == a.seq + 1 && !(b.stamp.keyframe && b.stamp.first_of_frame) {
         fault("a new publisher or layer does not start with a keyframe");
     }
     // A replay of the past ends early when a new keyframe comes: what was not replayed is left out, and closed up.

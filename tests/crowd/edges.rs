@@ -33,6 +33,7 @@ fn packet(now: Instant, stream: StreamId, layer: u8, seq: u64, key: bool, bytes:
         starts_keyframe: key,
         descriptor: manycast::wire::vp8::parse(&payload, true).expect("well-formed"),
         extensions: EndToEnd::default(),
+        dependency: None,
         arrival: now,
         captured: now,
         payload: Arc::from(payload),

@@ -2,6 +2,7 @@
 
 mod layers;
 mod lip_sync;
+mod seeds;
 mod start;
 
 use std::time::Duration;
