@@ -120,7 +120,10 @@ impl Publishing {
     }
 
     fn measure(&mut self, now: Instant, stream: &Stream) {
-        if !self.is_shown(stream) || self.next_measure.is_none_or(|at| now < at) {
+        if !self.is_shown(stream) {
+            self.next_measure = None;
+        }
+        if self.next_measure.is_none_or(|at| now < at) {
             return;
         }
         for index in 0..self.layers.len() {

