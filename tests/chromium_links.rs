@@ -8,6 +8,7 @@ mod common;
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod browser;
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use browser::{Browser, DemoPage, PATIENCE, Page, wait_until};
@@ -47,10 +48,9 @@ impl Shown<'_> {
 
     /// Waits until nothing but what `wanted` allows is shown; returns since when.
     fn wait_for(&mut self, limit: Duration, wanted: impl Fn(f64) -> bool) -> Duration {
-        let page = self.page;
-        let said = || format!("{} lines", page.stats("watch").video_in("frameHeight"));
-        let settled = || self.settled().filter(|(_, lines)| wanted(*lines)).map(|(since, _)| since);
-        wait_until(limit + SETTLED, settled, said)
+        let shown = RefCell::new(self);
+        let settled = || shown.borrow_mut().settled().filter(|(_, lines)| wanted(*lines)).map(|(since, _)| since);
+        wait_until(limit + SETTLED, settled, || format!("lines shown: {:?}", shown.borrow().changes))
     }
 
     /// Changes beyond the one that was needed, two of which are a flap.
