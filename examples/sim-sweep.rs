@@ -1,5 +1,10 @@
 //! Plays scenarios of new seeds until the time is up or something is found. `scripts/sim-sweep` builds and runs it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a sweep lasts as long as it is told, and its seeds come from the clock"
+)]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -6,6 +6,8 @@
 //!        <── queue <──                       <──
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "a real link has a real clock")]
+
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

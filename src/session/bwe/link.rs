@@ -332,7 +332,8 @@ fn a_link_near_a_layers_cost_is_no_reason_to_flap() {
         run.run_for(20 * SECOND);
         let start = run.now;
         run.run_for(60 * SECOND);
-        assert!(run.since(start).len() <= 2, "{kbps} kbit/s: {:?}", run.history);
+        // Two flaps in a minute.
+        assert!(run.since(start).len() <= 4, "{kbps} kbit/s: {:?}", run.history);
     }
 }
 
