@@ -194,7 +194,7 @@ pub fn select(choice: IoChoice) -> Result<Selection, ProbeError> {
 }
 
 /// Opens a backend over the non-blocking `sockets` of one shard; the index in `sockets` is the
-/// [`SocketId`](crate::datagram::SocketId). Must be called on the thread that will use the backend.
+/// [`SocketId`]. Must be called on the thread that will use the backend.
 ///
 /// # Errors
 /// The kernel refused the ring, an eventfd or an epoll instance.
