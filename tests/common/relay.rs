@@ -6,6 +6,8 @@
 //!        <── queue <──                       <──
 //! ```
 
+#![expect(clippy::disallowed_methods, reason = "it carries real datagrams in real time")]
+
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
