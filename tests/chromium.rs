@@ -5,6 +5,7 @@
 mod common;
 
 #[path = "common/browser.rs"]
+#[expect(dead_code, reason = "each test binary uses its part")]
 mod browser;
 
 use std::io::{BufRead, BufReader, Write};
