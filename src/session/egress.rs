@@ -350,14 +350,14 @@ impl Egress {
     /// The replay has reached what comes now: canonical `from` and all after it. `None`: only its keyframe was sent, and the
     /// viewer waits for the next one.
     pub fn end_replay(&mut self, from: Option<u64>) {
-        let Some(track) = &mut self.tracks[MediaKind::Video as usize] else { return };
+        let Some(track) = self.video_mut() else { return };
         track.phase = from.map_or(Phase::Waiting, |from| Phase::Live { from });
         self.next_report = Instant::ZERO;
     }
 
     /// Whether the replay that began with this keyframe is still under way.
     pub fn is_replaying(&self, rendition: Rendition, keyframe: u64) -> bool {
-        let splice = self.tracks[MediaKind::Video as usize].as_ref().and_then(|t| t.splice);
+        let splice = self.video().and_then(|t| t.splice);
         self.phase() == Some(Phase::Replaying) && splice.is_some_and(|s| (s.rendition, s.from) == (rendition, keyframe))
     }
 
@@ -366,24 +366,32 @@ impl Egress {
         self.phase() == Some(Phase::Waiting)
     }
 
+    fn video(&self) -> Option<&TrackTx> {
+        self.tracks[MediaKind::Video as usize].as_ref()
+    }
+
+    fn video_mut(&mut self) -> Option<&mut TrackTx> {
+        self.tracks[MediaKind::Video as usize].as_mut()
+    }
+
     fn phase(&self) -> Option<Phase> {
-        self.tracks[MediaKind::Video as usize].as_ref().map(|t| t.phase)
+        self.video().map(|t| t.phase)
     }
 
     /// What of the video is to be shown from its next keyframe on.
     pub fn target(&self) -> Rendition {
-        self.tracks[MediaKind::Video as usize].as_ref().map(|t| t.target).unwrap_or_default()
+        self.video().map(|t| t.target).unwrap_or_default()
     }
 
     pub fn set_target(&mut self, target: Rendition) {
-        if let Some(track) = &mut self.tracks[MediaKind::Video as usize] {
+        if let Some(track) = self.video_mut() {
             track.target = target;
         }
     }
 
     /// What is shown goes no further: the viewer waits for the next keyframe of its target.
     pub fn stop_video(&mut self) {
-        if let Some(track) = &mut self.tracks[MediaKind::Video as usize] {
+        if let Some(track) = self.video_mut() {
             track.phase = Phase::Waiting;
         }
     }
@@ -391,7 +399,7 @@ impl Egress {
     /// What was shown before the switch, once after each.
     #[inline]
     pub fn take_switched(&mut self) -> Option<Rendition> {
-        self.tracks[MediaKind::Video as usize].as_mut()?.switched_from.take()
+        self.video_mut()?.switched_from.take()
     }
 
     /// What a viewer that asks for a keyframe lacks.
@@ -404,7 +412,7 @@ impl Egress {
 
     /// What of the video is shown now.
     pub fn shown(&self) -> Option<Rendition> {
-        self.tracks[MediaKind::Video as usize].as_ref()?.splice.map(|s| s.rendition)
+        self.video()?.splice.map(|s| s.rendition)
     }
 
     fn write_from(

@@ -172,15 +172,13 @@ impl Shard {
         if shown == Some(wanted) {
             // It had been stopped for another layer that did not come.
             if egress.is_waiting() {
-                self.fanout.joined(now, stream.id, wanted.layer);
-                self.request_keyframe(now, stream.id, wanted.layer, out);
+                self.request_keyframe_at_once(now, stream.id, wanted.layer, out);
             }
             return;
         }
         if shown.is_some_and(|shown| stream.layers()[usize::from(shown.layer)].active) {
             self.fanout.join(&shared, MediaKind::Video, wanted, viewer);
-            self.fanout.joined(now, stream.id, wanted.layer);
-            self.request_keyframe(now, stream.id, wanted.layer, out);
+            self.request_keyframe_at_once(now, stream.id, wanted.layer, out);
         } else {
             // Nothing goes on meanwhile, so the past of the new one is welcome.
             self.viewers[viewer].egress.stop_video();

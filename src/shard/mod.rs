@@ -479,6 +479,12 @@ impl Shard {
         }
     }
 
+    /// For a viewer that joins a layer: not held back by what others have asked for, which it may have come too late for.
+    fn request_keyframe_at_once(&mut self, now: Instant, stream: StreamId, layer: u8, out: &mut SendBatch) {
+        self.fanout.joined(now, stream, layer);
+        self.request_keyframe(now, stream, layer, out);
+    }
+
     /// A viewer says that it needs a keyframe, which it may do as often as it likes.
     fn request_keyframe_for_viewer(&mut self, now: Instant, stream: StreamId, layer: u8, out: &mut SendBatch) {
         self.counters.keyframe_requests_received += 1;

@@ -129,8 +129,7 @@ impl Shard {
         if self.try_replay(now, viewer, stream.id, false) {
             return;
         }
-        self.fanout.joined(now, stream.id, rendition.layer);
-        self.request_keyframe(now, stream.id, rendition.layer, out);
+        self.request_keyframe_at_once(now, stream.id, rendition.layer, out);
         self.starts.waiting.push_back((now + ANSWER_WAIT, viewer));
     }
 

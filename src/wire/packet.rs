@@ -48,12 +48,6 @@ impl MediaPacket {
     }
 }
 
-impl AsRef<MediaPacket> for MediaPacket {
-    fn as_ref(&self) -> &MediaPacket {
-        self
-    }
-}
-
 /// Header extensions that are said from end to end; each hop's own (mid, rid, transport-cc, send times) are not here.
 /// Values as on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
