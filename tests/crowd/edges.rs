@@ -44,6 +44,26 @@ fn at(ms: u64) -> Instant {
     Instant::from_nanos(ms * 1_000_000)
 }
 
+/// So much of a stream at once, after a quiet second, that the rest of it is held back; returns the moment.
+fn pace(fanout: &mut Fanout<usize>, stream: StreamId) -> Instant {
+    let mut seq = 0;
+    for ms in 0..1500u64 {
+        if ms % 33 == 0 {
+            seq += 1;
+            fanout.handle(at(ms), &Arc::new(packet(at(ms), stream, 0, seq, seq == 1, 1000)), |_| {});
+            while fanout.poll(at(ms)).is_some() {}
+        }
+    }
+    let now = at(1500);
+    for job in 0..8 {
+        for i in 0..50 {
+            fanout.handle(now, &Arc::new(packet(now, stream, 0, seq + 1 + i + 50 * job, i + job == 0, 1000)), |_| {});
+        }
+        while fanout.poll(now).is_some() {}
+    }
+    now
+}
+
 /// A paced track, and one whose viewers have gone: does poll return?
 #[test]
 fn a_paced_track_does_not_keep_the_shard_busy_when_another_has_gone() {
@@ -52,22 +72,7 @@ fn a_paced_track_does_not_keep_the_shard_busy_when_another_has_gone() {
     let b = Arc::new(Stream::new(StreamId(2), "b"));
     fanout.join(&a, MediaKind::Video, Rendition::default(), 1);
     fanout.join(&b, MediaKind::Video, Rendition::default(), 2);
-    let mut seq = 0;
-    for ms in 0..1500u64 {
-        if ms % 33 == 0 {
-            seq += 1;
-            fanout.handle(at(ms), &Arc::new(packet(at(ms), a.id, 0, seq, seq == 1, 1000)), |_| {});
-            while fanout.poll(at(ms)).is_some() {}
-        }
-    }
-    // A large keyframe of `a`: paced.
-    let now = at(1500);
-    for job in 0..8 {
-        for i in 0..50 {
-            fanout.handle(now, &Arc::new(packet(now, a.id, 0, seq + 1 + i + 50 * job, i + job == 0, 1000)), |_| {});
-        }
-        while fanout.poll(now).is_some() {}
-    }
+    let now = pace(&mut fanout, a.id);
     assert!(fanout.paced_until() > now && fanout.paced_until() < at(3000));
     // One packet of `b`, whose only viewer leaves before the shard sends.
     fanout.handle(now, &Arc::new(packet(now, b.id, 0, 1, true, 1000)), |_| {});
@@ -85,21 +90,7 @@ fn a_paced_track_does_not_keep_the_shard_busy_when_another_is_done() {
     for v in 0..64 {
         fanout.join(&b, MediaKind::Video, Rendition::default(), 100 + v);
     }
-    let mut seq = 0;
-    for ms in 0..1500u64 {
-        if ms % 33 == 0 {
-            seq += 1;
-            fanout.handle(at(ms), &Arc::new(packet(at(ms), a.id, 0, seq, seq == 1, 1000)), |_| {});
-            while fanout.poll(at(ms)).is_some() {}
-        }
-    }
-    let now = at(1500);
-    for job in 0..8 {
-        for i in 0..50 {
-            fanout.handle(now, &Arc::new(packet(now, a.id, 0, seq + 1 + i + 50 * job, i + job == 0, 1000)), |_| {});
-        }
-        while fanout.poll(now).is_some() {}
-    }
+    let now = pace(&mut fanout, a.id);
     fanout.handle(now, &Arc::new(packet(now, b.id, 0, 1, true, 1000)), |_| {});
     let mut n = 0;
     while fanout.poll(now).is_some() {
@@ -169,9 +160,8 @@ fn start() -> Room {
     room
 }
 
-/// Layer h stops, the viewer is started from the past of m, and h is wished for before m's next packet.
-#[test]
-fn a_layer_that_comes_back_during_a_replay_is_sent_once() {
+/// Layer h has stopped, the viewer is started from the past of m, and h is wished for before m's next packet.
+fn back_to_h_during_a_replay() -> Room {
     let mut room = start();
     show(&room, [true, true, false]);
     wish(&mut room, "m");
@@ -181,6 +171,13 @@ fn a_layer_that_comes_back_during_a_replay_is_sent_once() {
     deliver(&mut room, || true);
     show(&room, [true; 3]);
     wish(&mut room, "h");
+    room
+}
+
+/// Layer h stops, the viewer is started from the past of m, and h is wished for before m's next packet.
+#[test]
+fn a_layer_that_comes_back_during_a_replay_is_sent_once() {
+    let mut room = back_to_h_during_a_replay();
     give(&mut room, 2, 100, true);
     give(&mut room, 2, 101, false);
     deliver(&mut room, || true);
@@ -208,15 +205,7 @@ fn a_replay_that_is_replaced_does_not_go_on() {
 /// As t3, but the viewer leaves before another packet of h comes.
 #[test]
 fn a_viewer_leaves_every_track_that_it_was_in() {
-    let mut room = start();
-    show(&room, [true, true, false]);
-    wish(&mut room, "m");
-    past(&mut room, 1, 10..20);
-    deliver(&mut room, || true);
-    room.now += Duration::from_millis(20);
-    deliver(&mut room, || true);
-    show(&room, [true; 3]);
-    wish(&mut room, "h");
+    let mut room = back_to_h_during_a_replay();
     let reason = manycast::session::CloseReason::Deleted;
     room.shard.handle_command(room.now, Command::Close { session: SessionId(1), reason }, &mut room.out);
     assert_eq!(room.shard.sessions(), 0);
@@ -331,15 +320,7 @@ fn a_replay_of_another_layer_keeps_the_clock() {
 /// As t3b; then a viewer of another stream gets the key of the one who left.
 #[test]
 fn a_viewer_gets_nothing_of_another_stream() {
-    let mut room = start();
-    show(&room, [true, true, false]);
-    wish(&mut room, "m");
-    past(&mut room, 1, 10..20);
-    deliver(&mut room, || true);
-    room.now += Duration::from_millis(20);
-    deliver(&mut room, || true);
-    show(&room, [true; 3]);
-    wish(&mut room, "h");
+    let mut room = back_to_h_during_a_replay();
     let reason = manycast::session::CloseReason::Deleted;
     room.shard.handle_command(room.now, Command::Close { session: SessionId(1), reason }, &mut room.out);
     room.out.clear();
