@@ -92,6 +92,13 @@ pub const PUBLISHER_SILENT: Duration = Duration::from_secs(2);
 /// Candidates that one session may trickle in all.
 pub const TRICKLED_CANDIDATES_MAX: usize = 32;
 
+/// A shard with neither media nor handshakes for so long is quiet.
+pub const QUIET_AFTER: Duration = Duration::from_secs(1);
+
+/// What a quiet shard rests after each turn, so that the checks and reports of many viewers share one wake-up. The first packets
+/// after a quiet time may come so much later.
+pub const QUIET_REST: Duration = Duration::from_millis(10);
+
 /// How often the legacy endpoint's publishers are asked for a keyframe (the 2019 example's `rtcpPLIInterval`).
 pub const LEGACY_PLI_INTERVAL: Duration = Duration::from_secs(3);
 

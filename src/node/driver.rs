@@ -11,13 +11,14 @@ use super::ice_tcp::Accepted;
 use crate::datagram::{Class, Received, RecvBatch, SendBatch};
 use crate::id::ShardId;
 use crate::io::{Backend, BackendStats, Doorbell};
+use crate::limits;
 use crate::shard::Shard;
 use crate::shard::message::{Command, Event, PeerMessage};
 use crate::sync::{Inbox, MustRing};
 use crate::units::Instant;
 
 /// Messages of other shards per turn: as many as datagrams, so that neither starves the other.
-const PEER_MESSAGES_PER_TURN: usize = crate::limits::RECV_BATCH_DATAGRAMS;
+const PEER_MESSAGES_PER_TURN: usize = limits::RECV_BATCH_DATAGRAMS;
 
 /// How a shard is reached from other threads.
 #[derive(Clone)]
@@ -106,13 +107,16 @@ impl Driver {
     /// # Errors
     /// The backend is beyond repair.
     pub fn run(mut self) -> std::io::Result<()> {
-        let mut worked = true;
+        let (mut worked, mut now) = (true, self.clock.now());
         loop {
+            if worked && self.shard.is_quiet(now) {
+                std::thread::sleep(limits::QUIET_REST);
+            }
             let timeout = self.sleep_for(worked);
             self.received.clear();
             self.backend.receive(timeout, &mut self.received)?;
             self.inbox().woke();
-            let now = self.clock.now();
+            now = self.clock.now();
             worked = self.turn(now);
             if self.deliver_events() {
                 return Ok(());
@@ -346,30 +350,20 @@ mod tests {
         (drivers, peers, senders)
     }
 
-    /// A connection whose client knows a session's credentials.
-    fn connection(ufrag: &str, pwd: &str) -> (TcpStream, Accepted) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        client.set_nonblocking(true).unwrap();
-        let (stream, remote) = listener.accept().unwrap();
-        let socket = SocketId::stream(0).unwrap();
-        let connection = Connection::new(stream, socket, remote, Arc::default()).unwrap();
-        // The client's ufrag is the one of its offer.
-        let theirs = OFFER.lines().find_map(|l| l.strip_prefix("a=ice-ufrag:")).unwrap();
-        let first = write_binding_request(&format!("{ufrag}:{theirs}"), pwd, [7; 12], true).into();
-        (client, Accepted { connection, first })
+    /// A session of a viewer that no shard has adopted yet.
+    struct Announced {
+        ufrag: String,
+        pwd: String,
+        slot: Arc<Slot>,
     }
 
-    /// A STUN success response, framed.
-    fn is_answered(mut client: &TcpStream) -> bool {
-        let mut read = [0; 200];
-        client.read(&mut read).is_ok_and(|_| read[2..4] == [1, 1])
+    impl Announced {
+        fn command(&self) -> Command {
+            Command::Announce { ufrag: self.ufrag.clone(), pwd: self.pwd.clone(), slot: self.slot.clone() }
+        }
     }
 
-    #[test]
-    fn a_connection_follows_its_session_to_another_shard() {
-        let clock = Clock::new();
-        let ([mut wrong, mut right], peers, commands) = pair(clock);
+    fn viewer(clock: Clock) -> Announced {
         let peer = PeerConfig {
             epoch: Epoch::new(clock.start()),
             candidates: Arc::from([([127, 0, 0, 1], 9).into()]),
@@ -383,21 +377,51 @@ mod tests {
         let negotiated =
             negotiate::watch(clock.now(), &peer, &offer, request, &mut StdRng::seed_from_u64(1)).ok().unwrap();
         assert!(negotiated.answer.contains(" 1 tcp ") && negotiated.answer.contains(" tcptype passive"));
-        let (ufrag, pwd) = (negotiated.local_ufrag, negotiated.local_pwd);
         let stream = Arc::new(Stream::new(StreamId(1), "live"));
         let slot = Arc::new(Slot::new(SessionId(1), stream, negotiated.session));
-        for queue in &commands {
-            let announce = Command::Announce { ufrag: ufrag.clone(), pwd: pwd.clone(), slot: slot.clone() };
-            queue.send(announce).unwrap();
-        }
+        Announced { ufrag: negotiated.local_ufrag, pwd: negotiated.local_pwd, slot }
+    }
 
-        let (client, accepted) = connection(&ufrag, &pwd);
+    /// A check of the viewer's client.
+    fn check(ufrag: &str, pwd: &str) -> Vec<u8> {
+        // The client's ufrag is the one of its offer.
+        let theirs = OFFER.lines().find_map(|l| l.strip_prefix("a=ice-ufrag:")).unwrap();
+        write_binding_request(&format!("{ufrag}:{theirs}"), pwd, [7; 12], true)
+    }
+
+    /// A connection whose client knows a session's credentials.
+    fn connection(ufrag: &str, pwd: &str) -> (TcpStream, Accepted) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let (stream, remote) = listener.accept().unwrap();
+        let socket = SocketId::stream(0).unwrap();
+        let connection = Connection::new(stream, socket, remote, Arc::default()).unwrap();
+        let first = check(ufrag, pwd).into();
+        (client, Accepted { connection, first })
+    }
+
+    /// A STUN success response, framed.
+    fn is_answered(mut client: &TcpStream) -> bool {
+        let mut read = [0; 200];
+        client.read(&mut read).is_ok_and(|_| read[2..4] == [1, 1])
+    }
+
+    #[test]
+    fn a_connection_follows_its_session_to_another_shard() {
+        let clock = Clock::new();
+        let ([mut wrong, mut right], peers, commands) = pair(clock);
+        let viewer = viewer(clock);
+        let Announced { ufrag, pwd, slot } = &viewer;
+        commands.iter().for_each(|queue| queue.send(viewer.command()).unwrap());
+
+        let (client, accepted) = connection(ufrag, pwd);
         peers[1].connections.send(accepted).ok().unwrap();
         right.turn(clock.now());
         assert!(is_answered(&client));
         assert_eq!(slot.owner(), Some(ShardId(1)));
 
-        let (client, accepted) = connection(&ufrag, &pwd);
+        let (client, accepted) = connection(ufrag, pwd);
         peers[0].connections.send(accepted).ok().unwrap();
         wrong.turn(clock.now());
         assert!(!is_answered(&client));
@@ -410,5 +434,27 @@ mod tests {
         commands[1].send(Command::Close { session, reason: crate::session::CloseReason::Deleted }).unwrap();
         right.turn(clock.now());
         assert_eq!((right.shard.sessions(), right.backend.stats().streams_closed), (0, 2));
+    }
+    #[test]
+    fn checks_of_known_clients_leave_a_shard_quiet() {
+        let clock = Clock::new();
+        let ([mut driver, _], ..) = pair(clock);
+        let (shard, out) = (&mut driver.shard, &mut driver.out);
+        let viewer = viewer(clock);
+        let check = check(&viewer.ufrag, &viewer.pwd);
+        let check = Received { socket: SocketId(0), remote: ([127, 0, 0, 1], 7).into(), data: &check };
+
+        let announced = clock.now();
+        shard.handle_command(announced, viewer.command(), out);
+        assert!(!shard.is_quiet(announced));
+        let adopted = announced + limits::QUIET_AFTER;
+        assert!(shard.is_quiet(adopted));
+        shard.handle_datagram(adopted, check, out);
+        assert!(!shard.is_quiet(adopted));
+        let later = adopted + limits::QUIET_AFTER;
+        shard.handle_datagram(later, check, out);
+        assert_eq!((shard.counters_mut().datagrams_consumed, shard.is_quiet(later)), (2, true));
+        shard.handle_peer(later, PeerMessage::KeyframeRequest { stream: StreamId(1), layer: 0 }, out);
+        assert!(!shard.is_quiet(later));
     }
 }

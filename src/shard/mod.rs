@@ -69,6 +69,8 @@ pub struct Shard {
     next_report: Instant,
     /// When viewers of streams with several layers are looked at next.
     next_select: Instant,
+    /// When media, a handshake or another thread last wanted something.
+    last_stir: Instant,
     stopping: bool,
 }
 
@@ -133,6 +135,7 @@ impl Shard {
             copied: Vec::new(),
             next_report: Instant::ZERO + limits::REPORT_INTERVAL,
             next_select: Instant::FAR_FUTURE,
+            last_stir: Instant::ZERO,
             stopping: false,
         }
     }
@@ -150,6 +153,7 @@ impl Shard {
 
     /// A message from another shard.
     pub fn handle_peer(&mut self, now: Instant, message: PeerMessage, out: &mut SendBatch) {
+        self.last_stir = now;
         match message {
             PeerMessage::Media(packet) => self.forward_here(now, &packet, out),
             PeerMessage::Datagram(d) => {
@@ -165,6 +169,7 @@ impl Shard {
 
     /// An order from control.
     pub fn handle_command(&mut self, now: Instant, command: Command, out: &mut SendBatch) {
+        self.last_stir = now;
         match command {
             Command::Announce { ufrag, pwd, slot } => self.demux.announce(ufrag, &pwd, slot),
             Command::Forget { ufrag } => self.demux.forget(&ufrag),
@@ -224,6 +229,11 @@ impl Shard {
             .min(self.next_report)
             .min(self.next_select)
             .min(self.next_transmit())
+    }
+
+    /// Whether nothing but checks and reports has come for a while: a few milliseconds do not matter to them.
+    pub fn is_quiet(&self, now: Instant) -> bool {
+        now.since(self.last_stir) >= limits::QUIET_AFTER && self.next_transmit() == Instant::FAR_FUTURE
     }
 
     /// The next message for another shard. What its queue does not take is given back to [`Self::peer_queue_full`].
@@ -321,6 +331,9 @@ impl Shard {
             }
             return self.counters.drops.count(DropReason::Unreadable);
         }
+        if matches!(kind, Kind::Rtp | Kind::Dtls) {
+            self.last_stir = now;
+        }
         let before = self.counters.media_received;
         self.drain(now, key, out);
         match kind {
@@ -361,6 +374,7 @@ impl Shard {
         info!(session = %session.id, stream = %session.stream, role = session.role().name(), shard = %self.id,
             "ICE checking");
         self.counters.sessions_started += 1;
+        self.last_stir = now;
         let id = session.id;
         let publishing = (session.role() == Role::Publisher).then(|| Publishing::new(&session));
         let key = self.sessions.insert(Entry {
