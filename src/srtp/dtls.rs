@@ -1,4 +1,5 @@
-//! Our DTLS provider for str0m: dimpl with one configuration for all sessions, and word of what was negotiated.
+//! Our DTLS provider for str0m: dimpl with one configuration for all sessions of a role, clients with RSA certificates, and
+//! word of what was negotiated.
 //!
 //! str0m's own provider builds a `dimpl::Config` for every `Rtc`, and with it runs a self-test of all ciphers: about
 //! 1.1 ms a join, against 0.02 ms with the configuration kept (median of 100 on 2 vCPUs of a Xeon).
@@ -6,6 +7,8 @@
 //! dimpl's DTLS 1.2 server takes the first SRTP profile of its own order that the client offers: AEAD_AES_256_GCM,
 //! AEAD_AES_128_GCM, then AES128_CM_SHA1_80. Its 1.3 server follows the client, and browsers put the slow
 //! AES128_CM_SHA1_80 first. So a session stays on DTLS 1.2, str0m's default, and answers as DTLS server.
+
+mod rsa;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -236,14 +239,15 @@ impl Drop for Restore {
 }
 
 struct SharedConfigDtls {
-    /// Made at the first session.
-    config: OnceLock<Arc<dimpl::Config>>,
+    /// Each made at the first session that needs it.
+    server: OnceLock<Arc<dimpl::Config>>,
+    client: OnceLock<Arc<dimpl::Config>>,
     seed: Option<u64>,
 }
 
 impl SharedConfigDtls {
     const fn new(seed: Option<u64>) -> SharedConfigDtls {
-        SharedConfigDtls { config: OnceLock::new(), seed }
+        SharedConfigDtls { server: OnceLock::new(), client: OnceLock::new(), seed }
     }
 }
 
@@ -266,29 +270,38 @@ impl DtlsProvider for SharedConfigDtls {
         // Ours is fixed: see `MTU_BYTES`.
         _mtu: Option<usize>,
     ) -> Result<Box<dyn DtlsInstance>, CryptoError> {
-        let config = self.config()?;
-        let cert = cert.clone();
-        let dtls = match dtls_version {
-            DtlsVersion::Dtls12 => dimpl::Dtls::new_12(config, cert, now),
-            DtlsVersion::Dtls13 => dimpl::Dtls::new_13(config, cert, now),
-            DtlsVersion::Auto => dimpl::Dtls::new_auto(config, cert, now),
-            other => return Err(CryptoError::Other(format!("unknown DTLS version {other}"))),
-        };
-        let watch = BUILDING.take();
-        Ok(Box::new(ObservedDtls { dtls, watch }))
+        if dtls_version != DtlsVersion::Dtls12 {
+            return Err(CryptoError::Other(format!("no {dtls_version} here, 1.2 alone")));
+        }
+        let dtls = dimpl::Dtls::new_12(self.server()?, cert.clone(), now);
+        let client = Some(Client { config: self.client()?, certificate: cert.clone(), now });
+        Ok(Box::new(ObservedDtls { dtls, client, shaking_hands: true, watch: BUILDING.take() }))
     }
 }
 
 impl SharedConfigDtls {
-    fn config(&self) -> Result<Arc<dimpl::Config>, CryptoError> {
-        if let Some(config) = self.config.get() {
+    fn server(&self) -> Result<Arc<dimpl::Config>, CryptoError> {
+        self.config(&self.server, rsa::crypto_provider)
+    }
+
+    fn client(&self) -> Result<Arc<dimpl::Config>, CryptoError> {
+        self.config(&self.client, str0m_aws_lc_rs::dimpl_crypto_provider)
+    }
+
+    fn config(
+        &self,
+        kept: &OnceLock<Arc<dimpl::Config>>,
+        crypto: fn() -> dimpl::crypto::CryptoProvider,
+    ) -> Result<Arc<dimpl::Config>, CryptoError> {
+        if let Some(config) = kept.get() {
             return Ok(config.clone());
         }
         let mut builder = dimpl::Config::builder()
-            .with_crypto_provider(str0m_aws_lc_rs::dimpl_crypto_provider())
+            .with_crypto_provider(crypto())
             // Only 4-tuples that ICE has verified reach DTLS, which is what a cookie would prove.
             .use_server_cookie(false)
             .mtu(MTU_BYTES)
+            .max_queue_rx(rsa::QUEUED_DATAGRAMS_MAX)
             .flight_start_rto(FLIGHT_RTO)
             .flight_retries(FLIGHT_RETRIES);
         if let Some(seed) = self.seed {
@@ -296,14 +309,25 @@ impl SharedConfigDtls {
         }
         let config = builder.build().map_err(|e| CryptoError::Other(format!("DTLS configuration: {e}")))?;
         // Two threads may get here at once; they agree on the one that comes first.
-        Ok(self.config.get_or_init(|| Arc::new(config)).clone())
+        Ok(kept.get_or_init(|| Arc::new(config)).clone())
     }
 }
 
 /// A dimpl endpoint that tells its handles when keying material passes by, on its way to str0m.
 struct ObservedDtls {
+    /// A server, unless told otherwise.
     dtls: dimpl::Dtls,
+    /// Until the role is known.
+    client: Option<Client>,
+    shaking_hands: bool,
     watch: Option<Watch>,
+}
+
+/// What the DTLS client is made from, should we be that. It is no server turned around: see [`rsa`].
+struct Client {
+    config: Arc<dimpl::Config>,
+    certificate: DtlsCert,
+    now: Instant,
 }
 
 impl fmt::Debug for ObservedDtls {
@@ -314,7 +338,11 @@ impl fmt::Debug for ObservedDtls {
 
 impl DtlsInstance for ObservedDtls {
     fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> DtlsOutput<'a> {
-        let output = self.dtls.poll_output(buf);
+        let output = match self.shaking_hands {
+            true => rsa::poll_output(&mut self.dtls, buf),
+            false => self.dtls.poll_output(buf),
+        };
+        self.shaking_hands &= !matches!(output, DtlsOutput::Connected);
         if let DtlsOutput::KeyingMaterial(material, profile) = &output
             && let Some(watch) = &mut self.watch
         {
@@ -348,6 +376,10 @@ impl DtlsInstance for ObservedDtls {
     }
 
     fn set_active(&mut self, active: bool) {
+        let client = self.client.take();
+        if active && let Some(Client { config, certificate, now }) = client {
+            self.dtls = dimpl::Dtls::new_12(config, certificate, now);
+        }
         self.dtls.set_active(active);
     }
 
@@ -578,9 +610,10 @@ mod tests {
     }
 
     #[test]
-    fn all_sessions_share_one_configuration() {
+    fn all_sessions_of_a_role_share_one_configuration() {
         let dtls = SharedConfigDtls::new(None);
-        assert!(Arc::ptr_eq(&dtls.config().unwrap(), &dtls.config().unwrap()));
+        assert!(Arc::ptr_eq(&dtls.server().unwrap(), &dtls.server().unwrap()));
+        assert!(Arc::ptr_eq(&dtls.client().unwrap(), &dtls.client().unwrap()));
     }
 
     #[test]
