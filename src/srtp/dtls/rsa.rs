@@ -32,7 +32,7 @@ use crate::limits;
 pub(super) const QUEUED_DATAGRAMS_MAX: usize = 30;
 
 /// So no output is longer than this, a certificate included, which dimpl asserts to have room for.
-const OUTPUT_BYTES_MAX: usize = QUEUED_DATAGRAMS_MAX * limits::DATAGRAM_BYTES_MAX;
+const OUTPUT_BYTES_MAX: usize = QUEUED_DATAGRAMS_MAX * limits::MEDIA_DATAGRAM_BYTES_MAX;
 
 const RECORD_HEADER_BYTES: usize = 13;
 const MESSAGE_HEADER_BYTES: usize = 12;
@@ -66,7 +66,7 @@ thread_local! {
 /// What is too long for `buf` is lost: the session must end at `BufferTooSmall`.
 pub(super) fn poll_output<'a>(dtls: &mut dimpl::Dtls, buf: &'a mut [u8]) -> Output<'a> {
     OUTPUT.with_borrow_mut(|output| match dtls.poll_output(output) {
-        Output::Packet(packet) => copy(&with_our_request_on_the_wire(packet), buf, Output::Packet),
+        Output::Packet(packet) => copy(&rewritten(packet, with_our_request), buf, Output::Packet),
         Output::PeerCert(certificate) => copy(certificate, buf, Output::PeerCert),
         Output::ApplicationData(data) => copy(data, buf, Output::ApplicationData),
         Output::KeyingMaterial(material, profile) => Output::KeyingMaterial(material, profile),
@@ -88,9 +88,9 @@ fn copy<'a>(from: &[u8], to: &'a mut [u8], output: fn(&'a [u8]) -> Output<'a>) -
     }
 }
 
-/// A datagram's records with our request in place of dimpl's. Flight 4 is one datagram with room to spare, so there the
-/// message is whole.
-fn with_our_request_on_the_wire(datagram: &[u8]) -> Cow<'_, [u8]> {
+/// A datagram with the messages of one record rewritten, the first that `rewrite` changes. Flight 4 is one datagram with
+/// room to spare, so our request is whole in there.
+fn rewritten(datagram: &[u8], rewrite: fn(&[u8]) -> Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     let mut rest = datagram;
     while let Some((header, after)) = rest.split_first_chunk::<RECORD_HEADER_BYTES>() {
         let [content_type, _, _, epoch @ .., length_high, length_low] = header;
@@ -101,7 +101,7 @@ fn with_our_request_on_the_wire(datagram: &[u8]) -> Cow<'_, [u8]> {
         // From epoch 1 on records are encrypted.
         if *content_type == HANDSHAKE
             && epoch.starts_with(&[0, 0])
-            && let Cow::Owned(messages) = with_our_request(messages)
+            && let Cow::Owned(messages) = rewrite(messages)
         {
             let before = &datagram[..datagram.len() - rest.len()];
             let length = (messages.len() as u16).to_be_bytes();
@@ -204,3 +204,7 @@ fn verify_rsa(certificate: &[u8], signed: &[u8], signature: &[u8]) -> Result<(),
         .verify(signed, signature)
         .map_err(|_| CryptoError::OperationFailed(CryptoOperation::VerifySignature))
 }
+
+#[cfg(test)]
+#[path = "rsa_tests.rs"]
+mod tests;
