@@ -275,7 +275,7 @@ impl DtlsProvider for SharedConfigDtls {
         }
         let dtls = dimpl::Dtls::new_12(self.server()?, cert.clone(), now);
         let client = Some(Client { config: self.client()?, certificate: cert.clone(), now });
-        Ok(Box::new(ObservedDtls { dtls, client, shaking_hands: true, watch: BUILDING.take() }))
+        Ok(Box::new(ObservedDtls { dtls, client, watch: BUILDING.take() }))
     }
 }
 
@@ -319,7 +319,6 @@ struct ObservedDtls {
     dtls: dimpl::Dtls,
     /// Until the role is known.
     client: Option<Client>,
-    shaking_hands: bool,
     watch: Option<Watch>,
 }
 
@@ -338,11 +337,7 @@ impl fmt::Debug for ObservedDtls {
 
 impl DtlsInstance for ObservedDtls {
     fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> DtlsOutput<'a> {
-        let output = match self.shaking_hands {
-            true => rsa::poll_output(&mut self.dtls, buf),
-            false => self.dtls.poll_output(buf),
-        };
-        self.shaking_hands &= !matches!(output, DtlsOutput::Connected);
+        let output = rsa::poll_output(&mut self.dtls, buf);
         if let DtlsOutput::KeyingMaterial(material, profile) = &output
             && let Some(watch) = &mut self.watch
         {

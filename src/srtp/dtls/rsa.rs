@@ -24,7 +24,6 @@ use dimpl::crypto::{
 use dimpl::{CryptoError, CryptoOperation, Output};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
-use x509_cert::spki::ObjectIdentifier;
 
 use crate::limits;
 
@@ -45,9 +44,6 @@ const CERTIFICATE_REQUEST: u8 = 13;
 /// SHA-256; no authority by name.
 const REQUEST: [u8; 13] = [2, 64, 1, 0, 6, 4, 3, 5, 3, 4, 1, 0, 0];
 
-/// In X.509, a key for RSA PKCS #1 (RFC 3279 §2.3.1).
-const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-
 /// str0m's provider for dimpl, for DTLS 1.2 servers whose output passes [`poll_output`].
 pub(super) fn crypto_provider() -> CryptoProvider {
     CryptoProvider {
@@ -61,7 +57,7 @@ thread_local! {
     static OUTPUT: RefCell<Box<[u8]>> = RefCell::new(vec![0; OUTPUT_BYTES_MAX].into());
 }
 
-/// `dimpl::Dtls::poll_output` until the handshake is done, with our CertificateRequest in place of dimpl's.
+/// `dimpl::Dtls::poll_output` with our CertificateRequest in place of dimpl's.
 ///
 /// What is too long for `buf` is lost: the session must end at `BufferTooSmall`.
 pub(super) fn poll_output<'a>(dtls: &mut dimpl::Dtls, buf: &'a mut [u8]) -> Output<'a> {
@@ -192,13 +188,10 @@ impl SignatureVerifier for Verifier {
     }
 }
 
-/// By a key of 2048 to 8192 bits.
+/// By a key of 2048 to 8192 bits. A key of another kind is no RSAPublicKey (RFC 8017 §A.1.1).
 fn verify_rsa(certificate: &[u8], signed: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
     let certificate = Certificate::from_der(certificate).map_err(|_| CryptoError::CertificateParseFailed)?;
     let key = certificate.tbs_certificate().subject_public_key_info();
-    if key.algorithm.oid != RSA_ENCRYPTION {
-        return Err(CryptoError::UnsupportedPublicKeyAlgorithm);
-    }
     let key = key.subject_public_key.as_bytes().ok_or(CryptoError::InvalidSubjectPublicKey)?;
     UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key)
         .verify(signed, signature)

@@ -17,7 +17,7 @@ use super::*;
 const CERTIFICATE_VERIFY: u8 = 15;
 const ALERT: u8 = 21;
 
-static SERVER: SharedConfigDtls = SharedConfigDtls::new(None);
+static OURS: SharedConfigDtls = SharedConfigDtls::new(None);
 static RSA: LazyLock<DtlsCert> = LazyLock::new(rsa_certificate);
 
 fn rsa_certificate() -> DtlsCert {
@@ -27,7 +27,7 @@ fn rsa_certificate() -> DtlsCert {
 }
 
 fn ecdsa_certificate() -> DtlsCert {
-    SERVER.generate_certificate().unwrap()
+    OURS.generate_certificate().unwrap()
 }
 
 /// dimpl has no RSA client. This one signs with RSA where dimpl thinks it is ECDSA, and says so afterwards: in the
@@ -40,7 +40,9 @@ fn rsa_client(certificate: DtlsCert) -> Side {
     };
     // So large that its messages are whole.
     let config = dimpl::Config::builder().with_crypto_provider(crypto).mtu(4000).build().unwrap();
-    Side { sends: |datagram| rewritten(datagram, signed_with_rsa), ..client(config, certificate) }
+    let dtls = dimpl::Dtls::new_12(Arc::new(config), certificate, start());
+    let side = Side::new(Box::new(ObservedDtls { dtls, client: None, watch: None }), true);
+    Side { sends: |datagram| rewritten(datagram, signed_with_rsa), ..side }
 }
 
 fn signed_with_rsa(messages: &[u8]) -> Cow<'_, [u8]> {
@@ -123,25 +125,19 @@ enum Said {
     BufferTooSmall,
 }
 
-/// dimpl's own, of which nothing of ours is part.
-fn client(config: dimpl::Config, certificate: DtlsCert) -> Side {
-    let mut dtls = dimpl::Dtls::new_12(Arc::new(config), certificate, start());
-    dtls.set_active(true);
-    Side::new(Box::new(ObservedDtls { dtls, client: None, shaking_hands: false, watch: None }))
+/// str0m's own, of which nothing of ours is part.
+fn stock(certificate: &DtlsCert, active: bool) -> Side {
+    let provider = str0m_aws_lc_rs::default_provider().dtls_provider;
+    Side::new(provider.new_dtls(certificate, start(), DtlsVersion::Dtls12, None).unwrap(), active)
 }
 
-fn ecdsa_client(certificate: DtlsCert) -> Side {
-    client(dimpl::Config::default(), certificate)
-}
-
-fn server() -> Side {
-    let mut dtls = SERVER.new_dtls(&ecdsa_certificate(), start(), DtlsVersion::Dtls12, None).unwrap();
-    dtls.set_active(false);
-    Side::new(dtls)
+fn ours(active: bool) -> Side {
+    Side::new(OURS.new_dtls(&ecdsa_certificate(), start(), DtlsVersion::Dtls12, None).unwrap(), active)
 }
 
 impl Side {
-    fn new(dtls: Box<dyn DtlsInstance>) -> Side {
+    fn new(mut dtls: Box<dyn DtlsInstance>, active: bool) -> Side {
+        dtls.set_active(active);
         Side { dtls, sends: |datagram| datagram.into(), said: Vec::new(), due: start() }
     }
 
@@ -213,7 +209,7 @@ fn shake_hands(client: &mut Side, server: &mut Side, lost: Option<usize>) -> Res
 
 #[test]
 fn a_client_with_an_rsa_certificate_is_connected() {
-    let (mut client, mut server) = (rsa_client(RSA.clone()), server());
+    let (mut client, mut server) = (rsa_client(RSA.clone()), ours(false));
     let sent = shake_hands(&mut client, &mut server, None).unwrap();
     let [Said::Certificate(shown), Said::Connected, Said::Keys(keys)] = &server.said[..] else {
         panic!("the certificate before the keys: {:?}", server.said);
@@ -227,15 +223,14 @@ fn a_client_with_an_rsa_certificate_is_connected() {
 
 #[test]
 fn a_client_with_an_ecdsa_certificate_still_is() {
-    let (mut client, mut server) = (ecdsa_client(ecdsa_certificate()), server());
-    shake_hands(&mut client, &mut server, None).unwrap();
+    shake_hands(&mut stock(&ecdsa_certificate(), true), &mut ours(false), None).unwrap();
 }
 
 /// Each of the four flights once; the second is sent anew with our request in it.
 #[test]
 fn a_lost_flight_is_sent_again() {
     for lost in 0..4 {
-        let (mut client, mut server) = (rsa_client(RSA.clone()), server());
+        let (mut client, mut server) = (rsa_client(RSA.clone()), ours(false));
         let sent = shake_hands(&mut client, &mut server, Some(lost)).unwrap();
         let requests = sent.iter().filter(|d| d.windows(REQUEST.len()).any(|w| w == REQUEST)).count();
         assert!(requests >= if lost == 1 { 2 } else { 1 }, "{requests} requests, {lost} lost");
@@ -245,24 +240,20 @@ fn a_lost_flight_is_sent_again() {
 /// The request of a server that is dimpl's alone must be hashed as it came.
 #[test]
 fn a_session_that_is_the_client_leaves_the_servers_request_alone() {
-    let mut client = SERVER.new_dtls(&ecdsa_certificate(), start(), DtlsVersion::Dtls12, None).unwrap();
-    client.set_active(true);
-    let server = dimpl::Dtls::new_12(Arc::default(), ecdsa_certificate(), start());
-    let server = ObservedDtls { dtls: server, client: None, shaking_hands: false, watch: None };
-    shake_hands(&mut Side::new(client), &mut Side::new(Box::new(server)), None).unwrap();
+    shake_hands(&mut ours(true), &mut stock(&ecdsa_certificate(), false), None).unwrap();
 }
 
 #[test]
 fn only_dtls_1_2_is_served() {
     for version in [DtlsVersion::Dtls13, DtlsVersion::Auto] {
-        assert!(SERVER.new_dtls(&RSA, start(), version, None).is_err());
+        assert!(OURS.new_dtls(&RSA, start(), version, None).is_err());
     }
 }
 
 #[test]
 fn who_cannot_sign_for_the_certificate_is_refused() {
     let stolen = DtlsCert { certificate: RSA.certificate.clone(), ..rsa_certificate() };
-    let (mut client, mut server) = (rsa_client(stolen), server());
+    let (mut client, mut server) = (rsa_client(stolen), ours(false));
     let error = shake_hands(&mut client, &mut server, None).unwrap_err();
     assert!(error.to_string().contains("signature"), "{error}");
     assert_eq!(server.said, [Said::Certificate(RSA.certificate.clone())]);
@@ -298,7 +289,7 @@ fn message(message_type: u8, number: u8, body: &[u8]) -> Vec<u8> {
 
 /// A server that has sent its first flight, and its client.
 fn half_way() -> (Side, Side) {
-    let (mut client, mut server) = (rsa_client(RSA.clone()), server());
+    let (mut client, mut server) = (rsa_client(RSA.clone()), ours(false));
     server.wait_until(start()).unwrap();
     for hello in client.wait_until(start()).unwrap() {
         for datagram in server.receive(&hello).unwrap() {
@@ -333,7 +324,7 @@ fn a_clients_fatal_alert_in_the_clear_does_not_end_a_handshake() {
 #[test]
 fn a_certificate_that_str0m_has_no_room_for_ends_the_session() {
     let long = DtlsCert { certificate: vec![0x30; 3000], ..ecdsa_certificate() };
-    let (mut client, mut server) = (ecdsa_client(long), server());
+    let (mut client, mut server) = (stock(&long, true), ours(false));
     let _ = shake_hands(&mut client, &mut server, None);
     assert_eq!(server.said.first(), Some(&Said::BufferTooSmall));
 }
@@ -366,7 +357,7 @@ fn an_unanswered_flight_is_sent_again_a_few_times() {
 #[test]
 fn either_side_may_say_goodbye() {
     for server_first in [true, false] {
-        let (mut client, mut server) = (rsa_client(RSA.clone()), server());
+        let (mut client, mut server) = (rsa_client(RSA.clone()), ours(false));
         shake_hands(&mut client, &mut server, None).unwrap();
         let (first, second) = if server_first { (&mut server, &mut client) } else { (&mut client, &mut server) };
         first.dtls.close().unwrap();
@@ -393,6 +384,20 @@ proptest! {
         prop_assert_eq!(&*with_our_request(&theirs), &ours);
         let [theirs, ours] = [theirs, ours].map(|messages| [record(ALERT, 0, &[2, 40]), record(HANDSHAKE, 1, &messages)].concat());
         prop_assert_eq!(&*rewritten(&theirs, with_our_request), &ours);
+    }
+
+    #[test]
+    fn what_is_not_whole_or_not_in_the_clear_stays_as_it_is(cut in 0..24usize, bits in 1u8..) {
+        let whole = message(CERTIFICATE_REQUEST, 3, &[1; 12]);
+        let [mut first, mut later] = [(); 2].map(|()| whole.clone());
+        first[MESSAGE_HEADER_BYTES - 1] ^= bits;
+        later[MESSAGE_HEADER_BYTES - 4] ^= bits;
+        for other in [&whole[..cut], &first, &later] {
+            prop_assert_eq!(&*with_our_request(other), other);
+        }
+        let mut encrypted = record(HANDSHAKE, 1, &whole);
+        encrypted[3..5].copy_from_slice(&[0, 1]);
+        prop_assert_eq!(&*rewritten(&encrypted, with_our_request), &encrypted);
     }
 
     #[test]
@@ -456,7 +461,7 @@ proptest! {
     /// The handshake fails, or goes on; and there are no keys without the certificate.
     #[test]
     fn no_client_makes_a_server_panic(harms in vec(proptest::option::of(harm()), 1..8)) {
-        let (mut client, mut server) = (rsa_client(RSA.clone()), server());
+        let (mut client, mut server) = (rsa_client(RSA.clone()), ours(false));
         let mut now = start();
         for harm in harms {
             let sent = client.wait_until(now).unwrap_or_default();
