@@ -192,7 +192,8 @@ impl Prober {
         let found = measured.is_some_and(|m| m.as_bps() as f64 >= FULL_FACTOR * cluster.rate.as_bps() as f64);
         self.first &= found && self.goal.is_some_and(|goal| cluster.rate < goal.top);
         self.result = measured;
-        let pause = if found { INTERVAL_AFTER_SUCCESS } else { INTERVAL_AFTER_FAILURE };
+        let unheard = measured.is_none() && cluster.reported < cluster.packets;
+        let pause = if found || unheard { INTERVAL_AFTER_SUCCESS } else { INTERVAL_AFTER_FAILURE };
         self.state = State::Idle { not_before: now + pause };
     }
 }
