@@ -4,10 +4,10 @@
 //! once. An average that takes seconds to follow (libwebrtc's `bitrate_estimator.cc`) would take the link for what the
 //! lower layer used of it; its successor, `robust_throughput_estimator.cc`, counts over a window, as this does.
 
-const SLOTS: usize = 10;
-const SLOT_MICROS: i64 = 50_000;
+const SLOTS: usize = 20;
+const SLOT_MICROS: i64 = 25_000;
 /// Frames come each 33 ms, so fewer slots would measure their distance.
-const PEAK_SLOTS: usize = 3;
+const PEAK_SLOTS: usize = 4;
 const WINDOW_MICROS: i64 = SLOTS as i64 * SLOT_MICROS;
 
 #[derive(Debug, Default)]
