@@ -566,6 +566,13 @@ impl Egress {
         self.bwe.as_deref_mut()
     }
 
+    /// What the viewer's path is known to carry, by measurement or by its own word; `None`: nothing is known.
+    pub fn bound(&self, now: Instant) -> Option<Bitrate> {
+        let measured = self.bwe.as_ref().filter(|bwe| !bwe.round_trip().is_zero()).map(|bwe| bwe.estimate());
+        let said = self.feedback.bound(now);
+        measured.into_iter().chain(said).min()
+    }
+
     /// The publisher sends several layers now, and this viewer was not told to count: then its reports must do, which can
     /// say no more than that `start` was too much.
     pub fn estimate_by_reports(&mut self, start: Bitrate) {

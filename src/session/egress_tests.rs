@@ -17,7 +17,7 @@ use crate::id::{Generation, StreamId};
 use crate::srtp::keys::{MasterKey, MasterKeys, Profile};
 use crate::srtp::open::{RtcpOpener, RtpOpener};
 use crate::srtp::seal::RtcpSealer;
-use crate::units::Instant;
+use crate::units::{Bitrate, Instant};
 use crate::wire::classify::{Kind, classify};
 use crate::wire::codec::{Codec, Format};
 use crate::wire::descriptor::{Descriptor, Rewrite};
@@ -303,6 +303,48 @@ fn a_packet_is_sent_again_at_intervals_and_ten_times_at_most() {
     }
     // 10 times the one packet, and no hole in the RTX stream for what was refused.
     assert_eq!(scene.resend(10_004)[0].index, first + 10);
+}
+
+#[test]
+fn what_a_viewer_asks_for_leaves_twice_while_its_resends_are_lost() {
+    let mut scene = Scene::new(27);
+    scene.send(MediaKind::Video, 8);
+    let copies = |scene: &mut Scene, seq| {
+        scene.now += Duration::from_millis(100);
+        let packet = scene.packet(MediaKind::Video, seq);
+        let lost = scene.egress.lost(MediaKind::Video, seq).expect("was sent");
+        let first = scene.egress.grant_resend(scene.now, lost, &packet).expect("granted");
+        let second = scene.egress.grant_copy(scene.now, &first, &packet);
+        for granted in [Some(first), second].into_iter().flatten() {
+            assert!(scene.egress.resend(scene.now, &packet, granted, &mut scene.out));
+        }
+        let sent = scene.take_rtp();
+        let numbers: Vec<u16> = sent.iter().map(|p| parse_rtx(&p.payload).expect("RTX").0).collect();
+        assert!(numbers.iter().all(|osn| *osn == numbers[0]) && sent.windows(2).all(|p| p[0].index + 1 == p[1].index));
+        sent.len()
+    };
+    assert_eq!([10_001, 10_002].map(|seq| copies(&mut scene, seq)), [1, 1]);
+    assert_eq!([10_002, 10_003].map(|seq| copies(&mut scene, seq)), [2, 2], "one was asked for again");
+    scene.now += Duration::from_secs(11);
+    assert_eq!(copies(&mut scene, 10_004), 1);
+}
+
+#[test]
+fn what_a_viewer_says_of_its_path_counts_for_seconds() {
+    let mut scene = Scene::new(28);
+    scene.send(MediaKind::Video, 8);
+    assert_eq!(scene.egress.bound(scene.now), None);
+    // 2^2 times 250,000 bit/s.
+    let remb =
+        [0x8f, 206, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0, b'R', b'E', b'M', b'B', 1, 2 << 2 | 3, 0xd0, 0x90, 0, 0, 0, 11];
+    let mut compound = Vec::new();
+    rtcp::write_receiver_report(&mut compound, VIEWER, &[]);
+    compound.extend(remb);
+    scene.viewer.seal_rtcp(&mut compound).expect("indices are left");
+    assert!(scene.hear(&compound).0);
+    assert_eq!(scene.egress.bound(scene.now), Some(Bitrate::from_bps(1_000_000)));
+    scene.now += Duration::from_secs(6);
+    assert_eq!(scene.egress.bound(scene.now), None);
 }
 
 #[test]

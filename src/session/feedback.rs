@@ -13,7 +13,7 @@ use super::negotiate::BoundFormat;
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::open::RtcpOpener;
 use crate::srtp::seal::RtcpSealer;
-use crate::units::Instant;
+use crate::units::{Bitrate, Instant};
 use crate::wire::rtcp::{self, NtpTime, Rtcp, SenderInfo};
 use crate::wire::transport_cc::TransportFeedback;
 
@@ -32,6 +32,11 @@ const RESENDS_LOST: Duration = Duration::from_secs(10);
 /// Half of what is sent may be sent again, gathered up to this many bytes: a viewer that claims to lose everything cannot
 /// make us send more. Half a second of 4 Mbit/s.
 const RESEND_BYTES_MAX: u64 = 256 * 1024;
+
+/// How long a viewer's word on its path counts: browsers send REMB once a second, and reports.
+const WORD_VALID: Duration = Duration::from_secs(5);
+/// More, of 256, is a link that is full (draft-ietf-rmcat-gcc-02 §6).
+const FULL_LOSS: u8 = 26;
 
 /// NACKed numbers of one RTCP datagram that are looked at.
 const NACKS_MAX: usize = 512;
@@ -77,6 +82,10 @@ pub(super) struct Feedback {
     allowance: u64,
     /// From our last sender report to its echo.
     round_trip: Duration,
+    /// What the viewer said last that its path carries (REMB).
+    remb: Option<(Instant, Bitrate)>,
+    /// When it last reported that much of its video is lost.
+    full: Option<Instant>,
     /// On the video, since it was last taken.
     pub reported: Option<Reported>,
     /// SSRCs that reports have named since this was last emptied.
@@ -144,6 +153,8 @@ impl Feedback {
             asked_again: None,
             allowance: RESEND_BYTES_MAX / 4,
             round_trip: Duration::ZERO,
+            remb: None,
+            full: None,
             reported: None,
             acknowledged: Vec::new(),
             last_fir: None,
@@ -251,6 +262,7 @@ impl Feedback {
                     let round_trip = block.round_trip(middle);
                     self.round_trip = round_trip.unwrap_or(self.round_trip);
                     if kind_of(block.ssrc) == Some(MediaKind::Video) {
+                        self.full = (block.fraction_lost >= FULL_LOSS).then_some(now);
                         self.reported = Some(Reported { fraction_lost: block.fraction_lost, round_trip });
                     }
                     // RTX has blocks of its own.
@@ -259,6 +271,7 @@ impl Feedback {
                     }
                 }
             }
+            Rtcp::Remb { bitrate, .. } => self.remb = Some((now, bitrate)),
             Rtcp::Pli { media, .. } if kind_of(media) == Some(MediaKind::Video) => ask(Asked::Keyframe),
             Rtcp::Fir { entries, .. } => {
                 for entry in entries {
@@ -274,6 +287,15 @@ impl Feedback {
             }
             _ => {}
         }
+    }
+
+    /// What the viewer's path carries by its own word; `None`: it has said nothing of late. Zero: nothing but what is needed.
+    pub fn bound(&self, now: Instant) -> Option<Bitrate> {
+        let is_valid = |at: &Instant| now.since(*at) <= WORD_VALID;
+        if self.full.as_ref().is_some_and(is_valid) {
+            return Some(Bitrate::from_bps(0));
+        }
+        self.remb.filter(|(at, _)| is_valid(at)).map(|(_, bitrate)| bitrate)
     }
 
     /// SSRC and next number of the RTX stream for a packet, unless it was sent again a moment ago, too often, or too much was.

@@ -21,7 +21,7 @@ use crate::forward::table::Stream;
 use crate::id::{Generation, StreamId};
 use crate::metrics::DropReason;
 use crate::session::egress::Written;
-use crate::units::Instant;
+use crate::units::{Bitrate, Instant};
 use crate::wire::packet::{MediaPacket, Rendition};
 
 /// A keyframe that began so recently is replayed: the publisher is not asked for another one before a second has passed.
@@ -29,6 +29,8 @@ const YOUNG: Duration = Duration::from_secs(1);
 
 /// What follows the keyframe is replayed so many times faster than it came.
 const REPLAY_FACTOR: u64 = 8;
+/// And so many percent of it at least, whatever the viewer's path is known to carry: or it would never end.
+const REPLAY_PERCENT_MIN: u64 = 125;
 /// Where the track's own bitrate is not known yet: 2 Mbit/s.
 const UNKNOWN_BYTES_PER_SECOND: u64 = 250_000;
 
@@ -79,6 +81,14 @@ impl Budget {
         }
         enough
     }
+}
+
+/// Of a replay, in bytes per second. `rate`: the track's, `bound`: the path's, as far as they are known.
+fn pace(rate: Option<u64>, bound: Option<Bitrate>) -> u64 {
+    let rate = rate.unwrap_or(UNKNOWN_BYTES_PER_SECOND);
+    let fast = rate.max(UNKNOWN_BYTES_PER_SECOND) * REPLAY_FACTOR;
+    let bound = bound.map_or(fast, |bound| bound.as_bps() / 8);
+    fast.min(bound).max(rate * REPLAY_PERCENT_MIN / 100).max(1)
 }
 
 impl Starts {
@@ -230,8 +240,7 @@ impl Shard {
             _ => {}
         }
         if !in_keyframe {
-            let rate = rate.unwrap_or(UNKNOWN_BYTES_PER_SECOND).max(UNKNOWN_BYTES_PER_SECOND) * REPLAY_FACTOR;
-            replay.due = now + Duration::from_nanos(bytes * 1_000_000_000 / rate);
+            replay.due = now + Duration::from_nanos(bytes * 1_000_000_000 / pace(rate, egress.bound(now)));
         }
         self.starts.push(replay);
         true
@@ -254,5 +263,21 @@ impl Shard {
                 self.try_replay(now, viewer, stream, false);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_is_as_fast_as_the_viewers_path_and_comes_to_an_end() {
+        let mbps = |mbps: u64| Some(Bitrate::from_bps(1_000_000 * mbps));
+        assert_eq!(pace(Some(500_000), None), 4_000_000);
+        assert_eq!(pace(Some(500_000), mbps(100)), 4_000_000);
+        assert_eq!(pace(Some(500_000), mbps(8)), 1_000_000);
+        assert_eq!(pace(Some(500_000), mbps(2)), 625_000, "the track has 4 Mbit/s");
+        assert_eq!(pace(None, None), 2_000_000);
+        assert_eq!(pace(Some(0), mbps(0)), 1);
     }
 }
