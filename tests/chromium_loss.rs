@@ -52,7 +52,8 @@ fn a_minute_of_5_percent_loss_both_ways_at_40_ms_round_trip_costs_a_viewer_next_
     let sent = sent - sent_before;
     let grown = |key| played.video_in(key) - joined.video_in(key);
     let grown_beside = |key| beside_after.video_in(key) - beside_before.video_in(key);
-    let more = |key| grown(key) - grown_beside(key);
+    // Where two freeze for want of time, they do not freeze at the same times.
+    let more = |key| grown(key) - 2.0 * grown_beside(key);
     let asked = |stats: &Stats| stats.video_in("pliCount") + stats.video_in("firCount");
     let summary = || {
         let publisher = publisher.stats("publish");
@@ -80,11 +81,8 @@ fn a_minute_of_5_percent_loss_both_ways_at_40_ms_round_trip_costs_a_viewer_next_
     assert!(lost().lost >= 30, "the network was bad: {}", summary());
     assert!(sent > 10.0 * PLAYED.as_secs_f64(), "{}", summary());
     assert!(resent(&played) > 0.0, "{}", summary());
-    assert!(
-        grown("framesDecoded") >= DECODED_SHARE_MIN * sent + grown_beside("framesDecoded").min(sent) - sent,
-        "{}",
-        summary()
-    );
+    let decodable = grown_beside("framesDecoded").min(sent);
+    assert!(grown("framesDecoded") >= DECODED_SHARE_MIN * decodable, "{}", summary());
     assert!(more("freezeCount") <= FREEZES_MAX, "{}", summary());
     assert!(more("totalFreezesDuration") < FROZEN_SECONDS_MAX, "{}", summary());
     assert_eq!(asked(&played), asked(&joined), "{}", summary());

@@ -619,7 +619,7 @@ impl Egress {
         Some(Granted { kind: lost.kind, payload_type, ssrc, seq, osn, timestamp, rewrite, squeezed })
     }
 
-    /// The same again on a number of its own, for a viewer whose resends are lost as well.
+    /// The same again on a number of its own: resends are lost like anything else.
     pub fn grant_copy(&mut self, now: Instant, granted: &Granted, canonical: &CanonicalPacket) -> Option<Granted> {
         let seq = self.feedback.grant_copy(now, granted.kind, canonical.packet.payload.len())?;
         Some(Granted { seq, ..*granted })

@@ -23,12 +23,9 @@ pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two resends of one packet: a NACK that crossed the first one on its way is not answered twice.
 const RESEND_INTERVAL_MIN: Duration = Duration::from_millis(20);
 const RESENDS_PER_PACKET_MAX: u8 = 10;
-/// Packets whose resends are remembered.
-const RESENDS_REMEMBERED: usize = 64;
-/// For so long after a viewer had to ask for a packet again, what it asks for leaves twice: its NACKs, or what answers them,
-/// are lost too. Browsers that only watch do not know the round trip and ask again after 100 ms, so a picture waits for the
-/// second answer at most, not for the third. At 5 % of loss and 40 packets/s that is seen every 5 s, without loss never.
-const RESENDS_LOST: Duration = Duration::from_secs(10);
+/// Packets whose resends are remembered: what one datagram may ask for, so that it is not answered twice. 12 kB of a viewer
+/// that loses something.
+const RESENDS_REMEMBERED: usize = NACKS_MAX;
 /// Half of what is sent may be sent again, gathered up to this many bytes: a viewer that claims to lose everything cannot
 /// make us send more. Half a second of 4 Mbit/s.
 const RESEND_BYTES_MAX: u64 = 256 * 1024;
@@ -74,10 +71,8 @@ pub(super) struct Feedback {
     /// Packets sent at the last report; no media, no report.
     reported_packets: u32,
     pub past: Past,
-    /// Recently sent again: number in the viewer's numbering, when, how often.
-    resends: VecDeque<(MediaKind, u64, Instant, u8)>,
-    /// When a packet was last granted that had been sent again before.
-    asked_again: Option<Instant>,
+    /// Recently sent again, each at its number's place; empty before the first.
+    resends: Vec<Option<Resent>>,
     /// Bytes that may be sent again.
     allowance: u64,
     /// From our last sender report to its echo.
@@ -104,6 +99,15 @@ struct Track {
     formats: Vec<BoundFormat>,
     /// Media bytes for which the allowance has grown.
     credited: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Resent {
+    kind: MediaKind,
+    /// In the viewer's numbering.
+    seq: u64,
+    at: Instant,
+    times: u8,
 }
 
 struct Rtx {
@@ -149,8 +153,7 @@ impl Feedback {
             tracks,
             reported_packets: 0,
             past: Past::default(),
-            resends: VecDeque::new(),
-            asked_again: None,
+            resends: Vec::new(),
             allowance: RESEND_BYTES_MAX / 4,
             round_trip: Duration::ZERO,
             remb: None,
@@ -291,11 +294,14 @@ impl Feedback {
 
     /// What the viewer's path carries by its own word; `None`: it has said nothing of late. Zero: nothing but what is needed.
     pub fn bound(&self, now: Instant) -> Option<Bitrate> {
-        let is_valid = |at: &Instant| now.since(*at) <= WORD_VALID;
-        if self.full.as_ref().is_some_and(is_valid) {
+        if self.is_full(now) {
             return Some(Bitrate::from_bps(0));
         }
-        self.remb.filter(|(at, _)| is_valid(at)).map(|(_, bitrate)| bitrate)
+        self.remb.filter(|(at, _)| now.since(*at) <= WORD_VALID).map(|(_, bitrate)| bitrate)
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        self.full.is_some_and(|at| now.since(at) <= WORD_VALID)
     }
 
     /// SSRC and next number of the RTX stream for a packet, unless it was sent again a moment ago, too often, or too much was.
@@ -314,30 +320,27 @@ impl Feedback {
             return None;
         }
         let wait = self.round_trip.clamp(RESEND_INTERVAL_MIN, REPORT_INTERVAL);
-        match self.resends.iter_mut().find(|(k, s, ..)| (*k, *s) == (kind, seq)) {
-            Some((_, _, at, times)) => {
-                if now.since(*at) < wait || *times >= RESENDS_PER_PACKET_MAX {
-                    return None;
-                }
-                *at = now;
-                *times += 1;
-                self.asked_again = Some(now);
-            }
-            None => {
-                if self.resends.len() >= RESENDS_REMEMBERED {
-                    self.resends.pop_front();
-                }
-                self.resends.push_back((kind, seq, now, 1));
-            }
+        if self.resends.is_empty() {
+            self.resends.resize(RESENDS_REMEMBERED, None);
         }
+        let place = &mut self.resends[seq as usize % RESENDS_REMEMBERED];
+        let before = place.filter(|before| (before.kind, before.seq) == (kind, seq));
+        if before.is_some_and(|before| now.since(before.at) < wait || before.times >= RESENDS_PER_PACKET_MAX) {
+            return None;
+        }
+        *place = Some(Resent { kind, seq, at: now, times: before.map_or(1, |before| before.times + 1) });
         track.rtx.as_ref()?;
         self.allowance -= bytes as u64;
         self.next_rtx(kind)
     }
 
-    /// Number on the RTX stream of a second copy of what was just granted, when one is likely to be lost.
+    /// Number on the RTX stream of a second copy of what was just granted; `None` on a full link, which it would only fill.
+    ///
+    /// On a link that loses, NACKs and what answers them are lost too. Browsers that only watch do not know the round trip
+    /// and ask again after 100 ms (libwebrtc's `nack_requester.cc`): a picture can wait for the second answer, not for the
+    /// third. Where nothing is lost, nothing is asked for.
     pub fn grant_copy(&mut self, now: Instant, kind: MediaKind, bytes: usize) -> Option<u64> {
-        if self.asked_again.is_none_or(|last| now.since(last) > RESENDS_LOST) {
+        if self.is_full(now) {
             return None;
         }
         self.allowance = self.allowance.checked_sub(bytes as u64)?;
