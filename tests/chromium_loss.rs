@@ -10,19 +10,26 @@ mod browser;
 
 use std::time::Duration;
 
-use browser::{Browser, DemoPage, PATIENCE, Stats, wait_until};
+use browser::{Browser, DemoPage, PATIENCE, Stats};
 use common::relay::Relay;
 use common::server::Server;
 
 const PLAYED: Duration = Duration::from_secs(60);
 
 /// Of the datagrams either way, handshakes included.
-const LOSS: f64 = 0.03;
+const LOSS: f64 = 0.05;
+const ONE_WAY: Duration = Duration::from_millis(20);
+
+/// Issue 4's goals, beyond what a viewer beside it suffers that loses nothing: two cores may be short of time.
+const DECODED_SHARE_MIN: f64 = 0.99;
+const FREEZES_MAX: f64 = 1.0;
+const FROZEN_SECONDS_MAX: f64 = 0.3;
 
 #[test]
-fn a_viewer_plays_a_minute_of_3_percent_loss_both_ways_without_a_keyframe_beyond_its_join() {
+fn a_minute_of_5_percent_loss_both_ways_at_40_ms_round_trip_costs_a_viewer_next_to_nothing() {
     let server = Server::start(&[]);
     let relay = Relay::lossy(server.udp(), LOSS, 1);
+    relay.delay(ONE_WAY);
     let browser = Browser::start();
     let publisher = browser.open(&format!("{}/?size=640x360&stream=live#publish", server.url));
     publisher.click("publish-start");
@@ -33,43 +40,54 @@ fn a_viewer_plays_a_minute_of_3_percent_loss_both_ways_without_a_keyframe_beyond
     viewer.click("watch-start");
     viewer.wait_for_state("watch", "live");
     viewer.wait_for_frames("watch", PATIENCE, 30.0);
-    let joined = viewer.stats("watch");
+    let beside = browser.open(&format!("{}/?stream=live#watch", server.url));
+    beside.click("watch-start");
+    beside.wait_for_frames("watch", PATIENCE, 30.0);
+
+    let look = || (viewer.stats("watch"), beside.stats("watch"), publisher.stats("publish").video_out("framesSent"));
+    let (joined, beside_before, sent_before) = look();
     let lost = || relay.seen(|seen| seen.rtp.get(&ssrc(&joined)).copied().unwrap_or_default());
-    let lost_before = lost();
     std::thread::sleep(PLAYED);
-
-    // What was lost last is still being repaired. Chromium's `packetsLost` counts what RTX has brought back, too, and
-    // nothing from before its first packet.
-    let to_repair = || (lost().lost - lost_before.lost) as f64;
-    let repaired = || (resent(&viewer.stats("watch")) - resent(&joined) >= to_repair()).then_some(());
-    let said = || format!("{:?}: {:#?}", lost(), viewer.stats("watch"));
-    wait_until(PATIENCE, repaired, said);
-
-    let played = viewer.stats("watch");
+    let (played, beside_after, sent) = look();
+    let sent = sent - sent_before;
     let grown = |key| played.video_in(key) - joined.video_in(key);
+    let grown_beside = |key| beside_after.video_in(key) - beside_before.video_in(key);
+    // Where two freeze for want of time, they do not freeze at the same times.
+    let more = |key| grown(key) - 2.0 * grown_beside(key);
     let asked = |stats: &Stats| stats.video_in("pliCount") + stats.video_in("firCount");
     let summary = || {
         let publisher = publisher.stats("publish");
         format!(
-            "{:?}; decoded {}, dropped {}, freezes {}, NACKs {}, lost {}, resent {}; publisher's PLI {}; {:#?}",
+            "{:?}; sent {sent} frames, decoded {} (beside it {}), dropped {}, freezes {} ({}) of {:.2} s ({:.2} s), NACKs \
+             {}, lost {}, resent {}; PLI {}, publisher's {}; {:?}",
             lost(),
             grown("framesDecoded"),
+            grown_beside("framesDecoded"),
             grown("framesDropped"),
             grown("freezeCount"),
+            grown_beside("freezeCount"),
+            grown("totalFreezesDuration"),
+            grown_beside("totalFreezesDuration"),
             grown("nackCount"),
             played.video_in("packetsLost"),
             resent(&played),
+            asked(&played) - asked(&joined),
             publisher.video_out("pliCount"),
             relay.seen(|s| (s.to_server, s.to_client)),
         )
     };
     eprintln!("{}", summary());
-    // 3 % of what a publisher sends at 10 packets/s at least.
-    assert!(lost().lost >= 18, "the network was bad: {}", summary());
+    // 5 % of what a publisher sends at 10 packets/s at least.
+    assert!(lost().lost >= 30, "the network was bad: {}", summary());
+    assert!(sent > 10.0 * PLAYED.as_secs_f64(), "{}", summary());
+    assert!(resent(&played) > 0.0, "{}", summary());
+    let decodable = grown_beside("framesDecoded").min(sent);
+    assert!(grown("framesDecoded") >= DECODED_SHARE_MIN * decodable, "{}", summary());
+    assert!(more("freezeCount") <= FREEZES_MAX, "{}", summary());
+    assert!(more("totalFreezesDuration") < FROZEN_SECONDS_MAX, "{}", summary());
     assert_eq!(asked(&played), asked(&joined), "{}", summary());
     // Its keyframe may have lost its first packet, and the request its way.
     assert!(asked(&joined) <= 3.0, "{}", summary());
-    assert!(grown("framesDecoded") > 10.0 * PLAYED.as_secs_f64(), "{}", summary());
     for kind in ["audio", "video"] {
         let report = played.0.iter().find(|s| s["type"] == "remote-outbound-rtp" && s["kind"] == kind);
         let packets = report.and_then(|r| r["packetsSent"].as_f64());

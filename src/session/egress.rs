@@ -570,6 +570,13 @@ impl Egress {
         self.bwe.as_deref_mut()
     }
 
+    /// What the viewer's path is known to carry, by measurement or by its own word; `None`: nothing is known.
+    pub fn bound(&self, now: Instant) -> Option<Bitrate> {
+        let measured = self.bwe.as_ref().filter(|bwe| !bwe.round_trip().is_zero()).map(|bwe| bwe.estimate());
+        let said = self.feedback.bound(now);
+        measured.into_iter().chain(said).min()
+    }
+
     /// The publisher sends several layers now, and this viewer was not told to count: then its reports must do, which can
     /// say no more than that `start` was too much.
     pub fn estimate_by_reports(&mut self, start: Bitrate) {
@@ -614,6 +621,12 @@ impl Egress {
         let (osn, rewrite) = (lost.out_seq as u16, splice.rewrite);
         let squeezed = splice.is_squeezed(canonical);
         Some(Granted { kind: lost.kind, payload_type, ssrc, seq, osn, timestamp, rewrite, squeezed })
+    }
+
+    /// The same again on a number of its own: resends are lost like anything else.
+    pub fn grant_copy(&mut self, now: Instant, granted: &Granted, canonical: &CanonicalPacket) -> Option<Granted> {
+        let seq = self.feedback.grant_copy(now, granted.kind, canonical.packet.payload.len())?;
+        Some(Granted { seq, ..*granted })
     }
 
     /// What a NACK of a canonical packet would ask for.

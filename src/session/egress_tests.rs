@@ -17,7 +17,7 @@ use crate::id::{Generation, StreamId};
 use crate::srtp::keys::{MasterKey, MasterKeys, Profile};
 use crate::srtp::open::{RtcpOpener, RtpOpener};
 use crate::srtp::seal::RtcpSealer;
-use crate::units::Instant;
+use crate::units::{Bitrate, Instant};
 use crate::wire::classify::{Kind, classify};
 use crate::wire::codec::{Codec, Format};
 use crate::wire::descriptor::{Descriptor, Rewrite};
@@ -208,6 +208,15 @@ impl Scene {
         packet
     }
 
+    /// The viewer says what it lost of the video, in 1/256.
+    fn report_loss(&mut self, fraction_lost: u8) {
+        let block = rtcp::ReportBlock { ssrc: VIDEO, fraction_lost, ..rtcp::ReportBlock::default() };
+        let mut packet = Vec::new();
+        rtcp::write_receiver_report(&mut packet, VIEWER, &[block]);
+        self.viewer.seal_rtcp(&mut packet).expect("indices are left");
+        assert!(self.hear(&packet).0);
+    }
+
     fn hear(&mut self, datagram: &[u8]) -> (bool, Vec<Asked>) {
         let mut asked = Vec::new();
         let authentic = self.egress.handle_rtcp(self.now, datagram, |ask| asked.push(ask));
@@ -303,6 +312,60 @@ fn a_packet_is_sent_again_at_intervals_and_ten_times_at_most() {
     }
     // 10 times the one packet, and no hole in the RTX stream for what was refused.
     assert_eq!(scene.resend(10_004)[0].index, first + 10);
+}
+
+#[test]
+fn a_long_list_is_not_answered_twice() {
+    let mut scene = Scene::new(29);
+    scene.send(MediaKind::Video, 60);
+    scene.send(MediaKind::Video, 60);
+    let answered = |scene: &mut Scene| (10_000..10_120).filter(|seq| !scene.resend(*seq).is_empty()).count();
+    assert_eq!([answered(&mut scene), answered(&mut scene)], [120, 0]);
+}
+
+#[test]
+fn what_a_viewer_asks_for_leaves_twice_unless_its_link_is_full() {
+    let mut scene = Scene::new(27);
+    scene.send(MediaKind::Video, 8);
+    let copies = |scene: &mut Scene, seq| {
+        let packet = scene.packet(MediaKind::Video, seq);
+        let lost = scene.egress.lost(MediaKind::Video, seq).expect("was sent");
+        let first = scene.egress.grant_resend(scene.now, lost, &packet).expect("granted");
+        let second = scene.egress.grant_copy(scene.now, &first, &packet);
+        for granted in [Some(first), second].into_iter().flatten() {
+            assert!(scene.egress.resend(scene.now, &packet, granted, &mut scene.out));
+        }
+        let sent = scene.take_rtp();
+        let numbers: Vec<u16> = sent.iter().map(|p| parse_rtx(&p.payload).expect("RTX").0).collect();
+        assert!(numbers.iter().all(|osn| *osn == numbers[0]) && sent.windows(2).all(|p| p[0].index + 1 == p[1].index));
+        sent.len()
+    };
+    assert_eq!(copies(&mut scene, 10_001), 2);
+    scene.report_loss(25);
+    assert_eq!(copies(&mut scene, 10_002), 2);
+    scene.report_loss(26);
+    assert_eq!(copies(&mut scene, 10_003), 1, "a tenth is lost");
+    assert_eq!(scene.egress.bound(scene.now), Some(Bitrate::from_bps(0)));
+    scene.report_loss(0);
+    assert_eq!(copies(&mut scene, 10_004), 2);
+}
+
+#[test]
+fn what_a_viewer_says_of_its_path_counts_for_seconds() {
+    let mut scene = Scene::new(28);
+    scene.send(MediaKind::Video, 8);
+    assert_eq!(scene.egress.bound(scene.now), None);
+    // 2^2 times 250,000 bit/s.
+    let remb =
+        [0x8f, 206, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0, b'R', b'E', b'M', b'B', 1, 2 << 2 | 3, 0xd0, 0x90, 0, 0, 0, 11];
+    let mut compound = Vec::new();
+    rtcp::write_receiver_report(&mut compound, VIEWER, &[]);
+    compound.extend(remb);
+    scene.viewer.seal_rtcp(&mut compound).expect("indices are left");
+    assert!(scene.hear(&compound).0);
+    assert_eq!(scene.egress.bound(scene.now), Some(Bitrate::from_bps(1_000_000)));
+    scene.now += Duration::from_secs(6);
+    assert_eq!(scene.egress.bound(scene.now), None);
 }
 
 #[test]

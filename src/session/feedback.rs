@@ -13,7 +13,7 @@ use super::negotiate::BoundFormat;
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::open::RtcpOpener;
 use crate::srtp::seal::RtcpSealer;
-use crate::units::Instant;
+use crate::units::{Bitrate, Instant};
 use crate::wire::rtcp::{self, NtpTime, Rtcp, SenderInfo};
 use crate::wire::transport_cc::TransportFeedback;
 
@@ -23,11 +23,17 @@ pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two resends of one packet: a NACK that crossed the first one on its way is not answered twice.
 const RESEND_INTERVAL_MIN: Duration = Duration::from_millis(20);
 const RESENDS_PER_PACKET_MAX: u8 = 10;
-/// Packets whose resends are remembered.
-const RESENDS_REMEMBERED: usize = 64;
+/// Packets whose resends are remembered: what one datagram may ask for, so that it is not answered twice. 12 kB of a viewer
+/// that loses something.
+const RESENDS_REMEMBERED: usize = NACKS_MAX;
 /// Half of what is sent may be sent again, gathered up to this many bytes: a viewer that claims to lose everything cannot
 /// make us send more. Half a second of 4 Mbit/s.
 const RESEND_BYTES_MAX: u64 = 256 * 1024;
+
+/// How long a viewer's word on its path counts: browsers send REMB once a second, and reports.
+const WORD_VALID: Duration = Duration::from_secs(5);
+/// More, of 256, is a link that is full (draft-ietf-rmcat-gcc-02 §6).
+const FULL_LOSS: u8 = 26;
 
 /// NACKed numbers of one RTCP datagram that are looked at.
 const NACKS_MAX: usize = 512;
@@ -65,12 +71,16 @@ pub(super) struct Feedback {
     /// Packets sent at the last report; no media, no report.
     reported_packets: u32,
     pub past: Past,
-    /// Recently sent again: number in the viewer's numbering, when, how often.
-    resends: VecDeque<(MediaKind, u64, Instant, u8)>,
+    /// Recently sent again, each at its number's place; empty before the first.
+    resends: Vec<Option<Resent>>,
     /// Bytes that may be sent again.
     allowance: u64,
     /// From our last sender report to its echo.
     round_trip: Duration,
+    /// What the viewer said last that its path carries (REMB).
+    remb: Option<(Instant, Bitrate)>,
+    /// When it last reported that much of its video is lost.
+    full: Option<Instant>,
     /// On the video, since it was last taken.
     pub reported: Option<Reported>,
     /// SSRCs that reports have named since this was last emptied.
@@ -89,6 +99,15 @@ struct Track {
     formats: Vec<BoundFormat>,
     /// Media bytes for which the allowance has grown.
     credited: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Resent {
+    kind: MediaKind,
+    /// In the viewer's numbering.
+    seq: u64,
+    at: Instant,
+    times: u8,
 }
 
 struct Rtx {
@@ -134,9 +153,11 @@ impl Feedback {
             tracks,
             reported_packets: 0,
             past: Past::default(),
-            resends: VecDeque::new(),
+            resends: Vec::new(),
             allowance: RESEND_BYTES_MAX / 4,
             round_trip: Duration::ZERO,
+            remb: None,
+            full: None,
             reported: None,
             acknowledged: Vec::new(),
             last_fir: None,
@@ -244,6 +265,7 @@ impl Feedback {
                     let round_trip = block.round_trip(middle);
                     self.round_trip = round_trip.unwrap_or(self.round_trip);
                     if kind_of(block.ssrc) == Some(MediaKind::Video) {
+                        self.full = (block.fraction_lost >= FULL_LOSS).then_some(now);
                         self.reported = Some(Reported { fraction_lost: block.fraction_lost, round_trip });
                     }
                     // RTX has blocks of its own.
@@ -252,6 +274,7 @@ impl Feedback {
                     }
                 }
             }
+            Rtcp::Remb { bitrate, .. } => self.remb = Some((now, bitrate)),
             Rtcp::Pli { media, .. } if kind_of(media) == Some(MediaKind::Video) => ask(Asked::Keyframe),
             Rtcp::Fir { entries, .. } => {
                 for entry in entries {
@@ -267,6 +290,18 @@ impl Feedback {
             }
             _ => {}
         }
+    }
+
+    /// What the viewer's path carries by its own word; `None`: it has said nothing of late. Zero: nothing but what is needed.
+    pub fn bound(&self, now: Instant) -> Option<Bitrate> {
+        if self.is_full(now) {
+            return Some(Bitrate::from_bps(0));
+        }
+        self.remb.filter(|(at, _)| now.since(*at) <= WORD_VALID).map(|(_, bitrate)| bitrate)
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        self.full.is_some_and(|at| now.since(at) <= WORD_VALID)
     }
 
     /// SSRC and next number of the RTX stream for a packet, unless it was sent again a moment ago, too often, or too much was.
@@ -285,24 +320,31 @@ impl Feedback {
             return None;
         }
         let wait = self.round_trip.clamp(RESEND_INTERVAL_MIN, REPORT_INTERVAL);
-        match self.resends.iter_mut().find(|(k, s, ..)| (*k, *s) == (kind, seq)) {
-            Some((_, _, at, times)) => {
-                if now.since(*at) < wait || *times >= RESENDS_PER_PACKET_MAX {
-                    return None;
-                }
-                *at = now;
-                *times += 1;
-            }
-            None => {
-                if self.resends.len() >= RESENDS_REMEMBERED {
-                    self.resends.pop_front();
-                }
-                self.resends.push_back((kind, seq, now, 1));
-            }
+        if self.resends.is_empty() {
+            self.resends.resize(RESENDS_REMEMBERED, None);
         }
+        let place = &mut self.resends[seq as usize % RESENDS_REMEMBERED];
+        let before = place.filter(|before| (before.kind, before.seq) == (kind, seq));
+        if before.is_some_and(|before| now.since(before.at) < wait || before.times >= RESENDS_PER_PACKET_MAX) {
+            return None;
+        }
+        *place = Some(Resent { kind, seq, at: now, times: before.map_or(1, |before| before.times + 1) });
         track.rtx.as_ref()?;
         self.allowance -= bytes as u64;
         self.next_rtx(kind)
+    }
+
+    /// Number on the RTX stream of a second copy of what was just granted; `None` on a full link, which it would only fill.
+    ///
+    /// On a link that loses, NACKs and what answers them are lost too. Browsers that only watch do not know the round trip
+    /// and ask again after 100 ms (libwebrtc's `nack_requester.cc`): a picture can wait for the second answer, not for the
+    /// third. Where nothing is lost, nothing is asked for.
+    pub fn grant_copy(&mut self, now: Instant, kind: MediaKind, bytes: usize) -> Option<u64> {
+        if self.is_full(now) {
+            return None;
+        }
+        self.allowance = self.allowance.checked_sub(bytes as u64)?;
+        Some(self.next_rtx(kind)?.1)
     }
 
     /// SSRC and next number of a track's RTX stream, to be sealed once.

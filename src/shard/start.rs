@@ -22,7 +22,7 @@ use crate::id::{Generation, StreamId};
 use crate::metrics::DropReason;
 use crate::session::egress::Written;
 use crate::session::squeeze::Squeeze;
-use crate::units::Instant;
+use crate::units::{Bitrate, Instant};
 use crate::wire::packet::{CanonicalPacket, MediaPacket, Rendition};
 
 /// A keyframe that began so recently is replayed: the publisher is not asked for another one before a second has passed.
@@ -30,6 +30,8 @@ const YOUNG: Duration = Duration::from_secs(1);
 
 /// What follows the keyframe is replayed so many times faster than it came.
 const REPLAY_FACTOR: u64 = 8;
+/// And so many percent of it at least, whatever the viewer's path is known to carry: or it would never end.
+const REPLAY_PERCENT_MIN: u64 = 125;
 /// Where the track's own bitrate is not known yet, at least so much: 2 Mbit/s.
 const UNKNOWN_BYTES_PER_SECOND: u64 = 250_000;
 
@@ -61,8 +63,8 @@ struct Replay {
     squeeze: Squeeze,
     /// Packets of the past that are sent.
     sent: usize,
-    /// Payload bytes per second, behind the keyframe.
-    rate: u64,
+    /// Of the track, behind the keyframe.
+    bytes_per_second: u64,
     /// Nothing but the keyframe.
     keyframe_only: bool,
 }
@@ -104,6 +106,13 @@ impl Budget {
         }
         enough
     }
+}
+
+/// Of a replay, in bytes per second. `own`: what its packets came with, `bound`: what the path carries, where that is known.
+fn pace(own: u64, bound: Option<Bitrate>) -> u64 {
+    let fast = own * REPLAY_FACTOR;
+    let bound = bound.map_or(fast, |bound| bound.as_bps() / 8);
+    fast.min(bound).max(own * REPLAY_PERCENT_MIN / 100).max(own + 1)
 }
 
 impl Starts {
@@ -190,10 +199,9 @@ impl Shard {
         let keyframe_bytes: usize = gop.keyframe().iter().map(|p| p.packet.payload.len()).sum();
         let rest = (gop.bytes() - keyframe_bytes) as u64;
         let average = per_second(rest, end.packet.arrival.since(began));
-        let own = average.max(measured.unwrap_or(UNKNOWN_BYTES_PER_SECOND)).max(1);
-        let rate = own * REPLAY_FACTOR;
+        let own = average.max(measured.unwrap_or(UNKNOWN_BYTES_PER_SECOND));
         // What comes meanwhile is replayed too.
-        let takes = Duration::from_micros(rest * 1_000_000 / (rate - own).max(1));
+        let takes = Duration::from_micros(rest * 1_000_000 / (pace(own, egress.bound(now)) - own));
         let keyframe_only = !gop.is_whole();
         let squeeze = Squeeze::new(keyframe, end, takes);
         if !egress.start_replay(rendition, keyframe, end, squeeze) {
@@ -213,7 +221,7 @@ impl Shard {
             began: now,
             squeeze,
             sent: 0,
-            rate,
+            bytes_per_second: own,
             keyframe_only,
         };
         self.starts.push(replay);
@@ -273,8 +281,10 @@ impl Shard {
             }
             _ => {}
         }
-        let spread =
-            if in_keyframe { Duration::ZERO } else { Duration::from_nanos(bytes * 1_000_000_000 / replay.rate) };
+        let spread = match in_keyframe {
+            true => Duration::ZERO,
+            false => Duration::from_nanos(bytes * 1_000_000_000 / pace(replay.bytes_per_second, egress.bound(now))),
+        };
         replay.due = (now + spread).max(next_due);
         self.starts.push(replay);
         true
@@ -297,5 +307,20 @@ impl Shard {
                 self.try_replay(now, viewer, stream, false);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_is_as_fast_as_the_viewers_path_and_comes_to_an_end() {
+        let mbps = |mbps: u64| Some(Bitrate::from_bps(1_000_000 * mbps));
+        assert_eq!(pace(500_000, None), 4_000_000);
+        assert_eq!(pace(500_000, mbps(100)), 4_000_000);
+        assert_eq!(pace(500_000, mbps(8)), 1_000_000);
+        assert_eq!(pace(500_000, mbps(2)), 625_000, "the track has 4 Mbit/s");
+        assert_eq!(pace(0, mbps(0)), 1, "more than the track's, always");
     }
 }

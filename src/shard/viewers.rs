@@ -233,9 +233,11 @@ impl Shard {
         if self.resends.len() >= limits::RESEND_QUEUE_PACKETS {
             return self.counters.drops.count(DropReason::ResendQueueFull);
         }
-        if let Some(granted) = self.viewers[viewer].egress.grant_resend(now, lost, packet) {
-            self.resends.push_back(Resend { viewer, packet: packet.clone(), granted });
-        }
+        let egress = &mut self.viewers[viewer].egress;
+        let Some(granted) = egress.grant_resend(now, lost, packet) else { return };
+        let copy = egress.grant_copy(now, &granted, packet);
+        let resends = [Some(granted), copy].into_iter().flatten();
+        self.resends.extend(resends.map(|granted| Resend { viewer, packet: packet.clone(), granted }));
     }
 }
 

@@ -1,9 +1,9 @@
-//! A UDP relay between clients and a server that loses what it is told to, and carries no more than it is told to: netem
-//! is not in every kernel.
+//! A UDP relay between clients and a server that loses what it is told to, and carries it as late and as slowly as it is
+//! told to: netem is not in every kernel.
 //!
 //! ```text
-//! client ──> front ──> one socket per client ──> server
-//!        <── queue <──                       <──
+//! client ──> front ──> lane ──> one socket per client ──> server
+//!                 <── lane <──                        <──
 //! ```
 
 #![expect(clippy::disallowed_methods, reason = "it carries real datagrams in real time")]
@@ -58,10 +58,12 @@ pub struct Relay {
 
 struct Shared {
     server: SocketAddr,
-    front: UdpSocket,
+    front: Arc<UdpSocket>,
     state: Mutex<(Loses, Seen)>,
     /// To each client; 0: as much as comes.
     bits_per_second: AtomicU64,
+    /// Either way, besides the time that the rate takes.
+    delay_nanos: AtomicU64,
     stopped: AtomicBool,
 }
 
@@ -74,7 +76,7 @@ impl Relay {
 
     /// Loses the datagrams for which `loses` is true.
     pub fn start(server: SocketAddr, loses: impl FnMut(Way, &[u8]) -> bool + Send + 'static) -> Relay {
-        let front = socket();
+        let front = Arc::new(socket());
         let addr = front.local_addr().expect("bound");
         let state = Mutex::new((Box::new(loses) as Loses, Seen::default()));
         let shared = Arc::new(Shared {
@@ -82,6 +84,7 @@ impl Relay {
             front,
             state,
             bits_per_second: AtomicU64::new(0),
+            delay_nanos: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
         });
         let run = shared.clone();
@@ -92,6 +95,12 @@ impl Relay {
     /// From now on each client's link carries so much; what waits already goes as it would have.
     pub fn narrow(&self, bits_per_second: u64) {
         self.shared.bits_per_second.store(bits_per_second, Ordering::Relaxed);
+    }
+
+    /// From now on what passes takes so long, either way.
+    pub fn delay(&self, one_way: Duration) {
+        let nanos = u64::try_from(one_way.as_nanos()).expect("less than centuries");
+        self.shared.delay_nanos.store(nanos, Ordering::Relaxed);
     }
 
     pub fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
@@ -105,68 +114,75 @@ impl Drop for Relay {
     }
 }
 
-/// The way to one client.
-struct Link {
+/// One way between one client and the server.
+struct Lane {
     queue: Sender<(Instant, Vec<u8>)>,
     /// When all that waits is carried.
     drained: Instant,
 }
 
-impl Link {
+impl Lane {
+    /// What it carries leaves from `socket`. Its thread ends with it.
+    fn start(socket: Arc<UdpSocket>, to: SocketAddr) -> Lane {
+        let (queue, waiting) = mpsc::channel();
+        std::thread::spawn(move || drain(&waiting, &socket, to));
+        Lane { queue, drained: Instant::now() }
+    }
+
     /// When it will have carried a datagram that comes now; `None`: the queue is full.
-    fn due(&self, bits_per_second: u64, bytes: u64) -> Option<Instant> {
+    fn carried(&self, bits_per_second: u64, bytes: u64) -> Option<Instant> {
         let time_of = |bytes: u64| match bits_per_second {
             0 => Duration::ZERO,
             bps => Duration::from_nanos(bytes * 8_000_000_000 / bps),
         };
         let now = Instant::now();
-        let due = self.drained.max(now) + time_of(bytes);
-        (due - now <= time_of(QUEUE_BYTES) || bits_per_second == 0).then_some(due)
+        let carried = self.drained.max(now) + time_of(bytes);
+        (carried - now <= time_of(QUEUE_BYTES) || bits_per_second == 0).then_some(carried)
+    }
+}
+
+/// Sends each datagram when it is due.
+fn drain(waiting: &Receiver<(Instant, Vec<u8>)>, socket: &UdpSocket, to: SocketAddr) {
+    for (due, data) in waiting {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let _ = socket.send_to(&data, to);
     }
 }
 
 impl Shared {
     fn carry_to_server(self: Arc<Shared>) {
-        let mut backs: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+        let mut lanes: HashMap<SocketAddr, Lane> = HashMap::new();
         let mut buffer = [0; 2048];
         while !self.stopped.load(Ordering::Relaxed) {
             let Ok((bytes, client)) = self.front.recv_from(&mut buffer) else { continue };
-            let back = backs.entry(client).or_insert_with(|| {
+            let lane = lanes.entry(client).or_insert_with(|| {
                 let (back, run) = (Arc::new(socket()), self.clone());
                 let of_thread = back.clone();
                 std::thread::spawn(move || run.carry_to_client(&of_thread, client));
-                back
+                Lane::start(back, self.server)
             });
-            if self.passes(Way::ToServer, &buffer[..bytes], false) {
-                let _ = back.send_to(&buffer[..bytes], self.server);
-            }
+            self.carry(Way::ToServer, lane, 0, &buffer[..bytes]);
         }
     }
 
     fn carry_to_client(self: Arc<Shared>, back: &UdpSocket, client: SocketAddr) {
-        let (queue, waiting) = mpsc::channel();
-        let run = self.clone();
-        std::thread::spawn(move || run.drain(&waiting, client));
-        let mut link = Link { queue, drained: Instant::now() };
+        let mut lane = Lane::start(self.front.clone(), client);
         let mut buffer = [0; 2048];
         while !self.stopped.load(Ordering::Relaxed) {
             let Ok((bytes, _)) = back.recv_from(&mut buffer) else { continue };
-            let due = link.due(self.bits_per_second.load(Ordering::Relaxed), bytes as u64);
-            if self.passes(Way::ToClient, &buffer[..bytes], due.is_none())
-                && let Some(due) = due
-            {
-                link.drained = due;
-                // Its other end lives as long as this one.
-                let _ = link.queue.send((due, buffer[..bytes].to_vec()));
-            }
+            self.carry(Way::ToClient, &mut lane, self.bits_per_second.load(Ordering::Relaxed), &buffer[..bytes]);
         }
     }
 
-    /// Sends each datagram when the link has carried it.
-    fn drain(&self, waiting: &Receiver<(Instant, Vec<u8>)>, client: SocketAddr) {
-        for (due, data) in waiting {
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            let _ = self.front.send_to(&data, client);
+    fn carry(&self, way: Way, lane: &mut Lane, bits_per_second: u64, data: &[u8]) {
+        let carried = lane.carried(bits_per_second, data.len() as u64);
+        if self.passes(way, data, carried.is_none())
+            && let Some(carried) = carried
+        {
+            lane.drained = carried;
+            let due = carried + Duration::from_nanos(self.delay_nanos.load(Ordering::Relaxed));
+            // Its other end lives as long as this one.
+            let _ = lane.queue.send((due, data.to_vec()));
         }
     }
 

@@ -12,6 +12,15 @@ const WAIT_MS = 2000;
 /** Seconds without a byte until the page says so. The server keeps viewers while a publisher is away. */
 const SILENT_SAMPLES = 3;
 
+/**
+ * What is lost comes again after a round trip, or when that is lost too, 100 ms later: so long pictures wait on a path that
+ * loses so many percent, and a while after. In steps, for a jump would be a freeze.
+ */
+const CUSHION_MS = 200;
+const CUSHION_STEP_MS = 50;
+const CUSHION_LOSS_PERCENT = 2;
+const CUSHION_SAMPLES = 30;
+
 /** These are for the user to solve; trying again by itself changes nothing. */
 const FINAL = ["token", "unusable", "refused", "answer", "gone"];
 
@@ -118,6 +127,7 @@ export class WatchPanel {
     this.connected = false;
     this.wasLive = false;
     this.silentSamples = 0;
+    this.samplesSinceLoss = Infinity;
     // While the next session is tried again and again, what the last one said stays on screen.
     if (!["waiting", "connecting"].includes(this.status.state))
       this.status.set("connecting", `Connecting to “${stream}”…`);
@@ -151,12 +161,24 @@ export class WatchPanel {
   /** Each second's figures tell whether media still comes: the connection stays up when a publisher leaves. */
   notice(figures) {
     if (figures.bitsPerSecond === null) return;
+    this.cushion(figures.lossPercent);
     this.silentSamples = figures.bitsPerSecond > 0 ? 0 : this.silentSamples + 1;
     if (this.silentSamples === 0 && (figures.frames > 0 || !figures.width)) this.showLive(figures);
     if (this.silentSamples === SILENT_SAMPLES) {
       this.status.set("waiting", `“${this.stream}” has gone quiet.`, {
         hint: "The publisher is away or paused. It goes on here when they are back.",
       });
+    }
+  }
+
+  /** Holds pictures and sound back a little where packets are lost; browsers that cannot do as they like. */
+  cushion(lossPercent) {
+    this.samplesSinceLoss = lossPercent >= CUSHION_LOSS_PERCENT ? 0 : this.samplesSinceLoss + 1;
+    const step = this.samplesSinceLoss < CUSHION_SAMPLES ? CUSHION_STEP_MS : -CUSHION_STEP_MS;
+    for (const receiver of this.viewer.pc.getReceivers()) {
+      if (!("jitterBufferTarget" in receiver)) continue;
+      const target = Math.min(CUSHION_MS, Math.max(0, (receiver.jitterBufferTarget ?? 0) + step));
+      if (target !== (receiver.jitterBufferTarget ?? 0)) receiver.jitterBufferTarget = target || null;
     }
   }
 

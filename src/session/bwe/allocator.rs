@@ -14,9 +14,11 @@ const LOSS_MAX: f64 = 0.10;
 
 /// An estimate may dip for a feedback or three.
 const DOWN_HOLD: Duration = Duration::from_millis(300);
-/// Loss is counted over a few seconds: what the last step down has changed is not seen before. The estimate falls with
-/// it meanwhile.
-const LOSS_HOLD: Duration = Duration::from_secs(3);
+/// A keyframe that overflows a short queue loses more than a tenth of a second's packets; a full link goes on to.
+const LOSS_DOWN_HOLD: Duration = Duration::from_secs(1);
+/// Loss is counted over 200 packets, which a low layer takes two seconds for: until then it is that of before the last step
+/// down. The estimate falls with it meanwhile.
+const LOSS_HOLD: Duration = Duration::from_secs(5);
 /// How long an estimate must be high enough; doubled by each up-switch that failed.
 const UP_HOLD_MIN: Duration = Duration::from_secs(3);
 const UP_HOLD_MAX: Duration = Duration::from_secs(60);
@@ -64,6 +66,8 @@ pub struct Allocator {
     current: Option<usize>,
     /// Since when the estimate is too low for the current layer.
     low_since: Option<Instant>,
+    /// Since when more is lost than [`LOSS_MAX`].
+    loss_since: Option<Instant>,
     /// The highest layer that the estimate has allowed ever since.
     candidate: Option<(usize, Instant)>,
     hold: Duration,
@@ -73,7 +77,15 @@ pub struct Allocator {
 
 impl Default for Allocator {
     fn default() -> Allocator {
-        Allocator { current: None, low_since: None, candidate: None, hold: UP_HOLD_MIN, last_up: None, last_down: None }
+        Allocator {
+            current: None,
+            low_since: None,
+            loss_since: None,
+            candidate: None,
+            hold: UP_HOLD_MIN,
+            last_up: None,
+            last_down: None,
+        }
     }
 }
 
@@ -112,7 +124,9 @@ impl Allocator {
     fn down(&mut self, now: Instant, conditions: &Conditions) -> Option<usize> {
         let current = self.current?;
         let lower = conditions.allowed().rfind(|rank| *rank < current)?;
-        if conditions.loss > LOSS_MAX && self.last_down.is_none_or(|last| now - last >= LOSS_HOLD) {
+        self.loss_since = self.loss_since.or(Some(now)).filter(|_| conditions.loss > LOSS_MAX);
+        let loses = self.loss_since.is_some_and(|since| now - since >= LOSS_DOWN_HOLD);
+        if loses && self.last_down.is_none_or(|last| now - last >= LOSS_HOLD) {
             return Some(lower.min(conditions.fitting()?));
         }
         if conditions.estimate >= conditions.audio_and(DOWN_PERCENT, current) {
@@ -265,13 +279,17 @@ mod tests {
     }
 
     #[test]
-    fn high_loss_is_a_step_down_at_once() {
+    fn high_loss_is_a_step_down_after_a_second() {
         let mut viewer = Viewer::new();
         viewer.during(1000, 3000);
         viewer.loss = 0.11;
-        assert_eq!(viewer.during(0, 3000), [1]);
-        assert_eq!(viewer.during(2800, 3000), [1], "the loss is of before");
-        assert_eq!(viewer.during(100, 3000), [0], "3 s later");
+        assert_eq!(viewer.during(900, 3000), [2]);
+        viewer.loss = 0.09;
+        assert_eq!(viewer.during(1000, 3000), [2], "it was a keyframe");
+        viewer.loss = 0.11;
+        assert_eq!(viewer.during(1000, 3000), [2, 1]);
+        assert_eq!(viewer.during(4800, 3000), [1], "the loss is of before");
+        assert_eq!(viewer.during(100, 3000), [0], "5 s later");
     }
 
     #[test]

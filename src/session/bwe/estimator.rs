@@ -130,7 +130,12 @@ impl Estimator {
             self.groups = Groups::default();
             self.trend = Trend::new();
         }
-        let measured = Measured { acked_bps: self.acked.bps(), sent_bps: self.sent.bps(), round_trip: self.round_trip };
+        let measured = Measured {
+            acked_bps: self.acked.bps(),
+            sent_bps: self.sent.bps(),
+            peak_bps: self.acked.peak_bps(),
+            round_trip: self.round_trip,
+        };
         match probed {
             Some(bitrate) if self.trend.usage() != Usage::Over => {
                 self.rate.probed(bitrate.as_bps() as f64, measured.acked_bps);
@@ -206,7 +211,7 @@ mod tests {
         assert!((1_000_000..1_100_000).contains(&report(0.0, 2)));
         assert_eq!(report(0.0, 30), 2_000_000, "what is useful, and no more");
         assert_eq!(report(0.05, 5), 2_000_000);
-        assert!((1_000_000..1_100_000).contains(&report(0.4, 3)));
+        assert!((1_000_000..1_100_000).contains(&report(0.4, 4)));
     }
 
     #[test]

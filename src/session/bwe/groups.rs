@@ -1,5 +1,5 @@
 //! Packets that left together are one group; from group to group the delay grows or shrinks (draft-ietf-rmcat-gcc-02
-//! §5.2, §5.3; libwebrtc's `inter_arrival_delta.cc`).
+//! §5.1, §5.2; libwebrtc's `inter_arrival_delta.cc`).
 
 use crate::units::Instant;
 use crate::wire::transport_cc::TICK_MICROS;
@@ -9,9 +9,10 @@ const GROUP_MICROS: i64 = 5_000;
 /// A packet that comes so soon after the one before, with less delay, was held up with it on the way.
 const BURST_MICROS: i64 = 5_000;
 const BURST_LENGTH_MICROS: i64 = 100_000;
-/// A delay that changes by so much from group to group is a clock that was set, ours or theirs.
+/// A delay that changes by so much from group to group is a clock that was set, ours or theirs (libwebrtc; it looks for
+/// growth only).
 const JUMP_MICROS: i64 = 3_000_000;
-/// Groups in a row that arrive before the one ahead of them: then it is their clock, not the order.
+/// Groups in a row that arrive before the one ahead of them: then it is their clock, not the order (libwebrtc).
 const BACKWARDS_MAX: u32 = 3;
 
 /// From one group to the next.

@@ -274,6 +274,9 @@ fn micros(at: Instant) -> i64 {
     (at.as_nanos() / 1000).cast_signed()
 }
 
+/// There and back again, beyond what is needed (issue 4).
+const FLAPS_MAX: usize = 2;
+
 /// Each is a good link but for one thing.
 const LINKS: [(&str, Link); 6] = [
     ("good", Link::GOOD),
@@ -325,29 +328,66 @@ fn a_fall_is_followed_within_five_seconds_and_a_rise_within_twenty() {
     });
 }
 
-/// From 2 to 3 Mbit/s, where the highest layer fits barely, four of 32 runs still switch four to six times a minute.
+/// What may be wrong with a link besides its width, two and two together.
+const TROUBLES: [(&str, Link); 7] = [
+    ("good", Link::GOOD),
+    ("short queue", Link { queue_bytes: 25_000, ..Link::GOOD }),
+    ("long queue, 3 % loss", Link { queue_bytes: 500_000, loss: 0.03, ..Link::GOOD }),
+    ("5 % loss", Link { loss: 0.05, ..Link::GOOD }),
+    ("5 % loss, short queue", Link { loss: 0.05, queue_bytes: 25_000, ..Link::GOOD }),
+    ("15 ms jitter", Link { jitter: Duration::from_millis(15), ..Link::GOOD }),
+    ("5 % loss, 8 ms jitter", Link { loss: 0.05, jitter: Duration::from_millis(8), ..Link::GOOD }),
+];
+
+/// The highest layer takes 2.0 Mbit/s with what an up-switch wants to spare, and 5 % of it may be lost.
+const WIDE_ENOUGH: u64 = 2300;
+/// Less than its rate.
+const TOO_NARROW: u64 = 1600;
+
 #[test]
-fn a_link_that_lies_between_two_layers_costs_no_flaps() {
-    for kbps in [600, 1000, 1900] {
-        for seed in SEEDS {
-            let mut run = Run::new(seed, Link { kbps, ..Link::GOOD });
-            run.run_for(20 * SECOND);
-            let start = run.now;
-            run.run_for(60 * SECOND);
-            assert!(run.since(start).len() <= 2, "{kbps} kbit/s, seed {seed}: {:?}", run.history);
+fn on_links_of_every_width_a_viewer_settles_falls_and_rises_without_flaps() {
+    for kbps in [1000, 1400, 1800, 2000, 2200, 2500, 3000, 4000, 6000] {
+        for (trouble, link) in TROUBLES {
+            let link = Link { kbps, ..link };
+            settles_falls_and_rises(&format!("{kbps} kbit/s, {trouble}"), Run::new(kbps, link));
         }
     }
 }
 
+#[track_caller]
+fn settles_falls_and_rises(what: &str, mut run: Run) {
+    let (kbps, start) = (run.link.kbps, run.now);
+    run.run_for(80 * SECOND);
+    assert!(kbps < WIDE_ENOUGH || run.settled(start, 2).is_some_and(|t| t <= 20 * SECOND), "{what}: {:?}", run.history);
+    assert!(kbps > TOO_NARROW || run.shown < 2, "{what}: {:?}", run.history);
+    // The first layer, and the way up from it in two steps.
+    assert!(run.history.len() <= 3 + 2 * FLAPS_MAX, "{what}: {:?}", run.history);
+
+    let fall = run.now;
+    let (narrow, fitting) = if kbps > TOO_NARROW { (1000, 1) } else { (400, 0) };
+    run.link.kbps = narrow;
+    run.run_for(30 * SECOND);
+    let down = run.settled(fall, fitting);
+    assert!(down.is_some_and(|t| t <= 5 * SECOND), "{what}: {:?}", run.since(fall));
+
+    let rise = run.now;
+    run.link.kbps = kbps;
+    run.run_for(60 * SECOND);
+    let up = run.settled(rise, 2);
+    println!("{what}: down {down:?}, up {up:?}, {} switches", run.since(fall).len());
+    assert!(kbps < WIDE_ENOUGH || up.is_some_and(|t| t <= 20 * SECOND), "{what}: {:?}", run.since(fall));
+    assert!(run.since(fall).len() <= 3 + 2 * FLAPS_MAX, "{what}: {:?}", run.since(fall));
+}
+
 #[test]
-fn random_loss_does_not_starve() {
+fn random_loss_of_5_percent_does_not_hold_a_viewer_down() {
     for seed in SEEDS {
         let mut run = Run::new(seed, Link { loss: 0.05, ..Link::GOOD });
         let start = run.now;
         run.run_for(90 * SECOND);
         let settled = run.settled(start, 2);
         println!("seed {seed}: {settled:?}");
-        assert!(settled.is_some_and(|t| t <= 30 * SECOND), "seed {seed}: {:?}", run.history);
+        assert!(settled.is_some_and(|t| t <= 20 * SECOND), "seed {seed}: {:?}", run.history);
     }
 }
 

@@ -7,7 +7,10 @@ use crate::units::Instant;
 
 const LOW_LOSS: f64 = 0.02;
 const HIGH_LOSS: f64 = 0.10;
+/// libwebrtc's; the draft has 5 % for each report.
 const GROWTH_PER_SECOND: f64 = 1.08;
+/// What a keyframe loses in a short queue is over by then; what a full link loses is not.
+const HIGH_HOLD: Duration = Duration::from_secs(1);
 /// Between decreases, besides a round trip: the loss of before the last one is still on its way (libwebrtc).
 const DECREASE_INTERVAL: Duration = Duration::from_millis(300);
 const STEP_MAX: Duration = Duration::from_secs(1);
@@ -29,12 +32,21 @@ pub(super) struct LossBound {
     /// What the last receiver report said, of a viewer without transport-wide feedback.
     report: Option<f64>,
     last_update: Option<Instant>,
+    high_since: Option<Instant>,
     last_decrease: Option<Instant>,
 }
 
 impl LossBound {
     pub fn new(start_bps: f64) -> LossBound {
-        LossBound { bps: start_bps, lost: 0.0, reported: 0.0, report: None, last_update: None, last_decrease: None }
+        LossBound {
+            bps: start_bps,
+            lost: 0.0,
+            reported: 0.0,
+            report: None,
+            last_update: None,
+            high_since: None,
+            last_decrease: None,
+        }
     }
 
     pub fn bps(&self) -> f64 {
@@ -76,8 +88,11 @@ impl LossBound {
         let elapsed = self.last_update.map_or(Duration::ZERO, |last| (now - last).min(STEP_MAX)).as_secs_f64();
         self.last_update = Some(now);
         let fraction = self.fraction();
-        if fraction > HIGH_LOSS {
-            if self.last_decrease.is_none_or(|last| now - last >= DECREASE_INTERVAL + round_trip) {
+        self.high_since = self.high_since.or(Some(now)).filter(|_| fraction > HIGH_LOSS);
+        if let Some(since) = self.high_since {
+            if now - since >= HIGH_HOLD
+                && self.last_decrease.is_none_or(|last| now - last >= DECREASE_INTERVAL + round_trip)
+            {
                 self.last_decrease = Some(now);
                 self.bps = (self.bps.min(estimate_bps) * (1.0 - 0.5 * fraction)).max(ESTIMATE_MIN.as_bps() as f64);
             }

@@ -15,9 +15,9 @@ const SCALE: u64 = 2;
 /// times: it would never come. This is on top of that 1.15, because a probe may measure 10 % less than it sent.
 const MARGIN_PERCENT: u64 = 120;
 
-/// libwebrtc takes 15 ms and 5 packets; reports are in 250 µs and the network in some ms of jitter, so a little more. At
-/// twice a link's rate it makes a queue of 12 ms.
-const CLUSTER_TIME: Duration = Duration::from_millis(25);
+/// libwebrtc takes 15 ms and 5 packets. Jitter of 15 ms would stretch that to half its rate, and a link that carries the
+/// next layer would not show it. At twice a link's rate it makes a queue of as long.
+const CLUSTER_TIME: Duration = Duration::from_millis(40);
 const CLUSTER_PACKETS_MIN: u32 = 5;
 /// A probe that is not out by then was not sent as ordered.
 const SENDING_TIME_MAX: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ const FEEDBACK_TIME_MAX: Duration = Duration::from_secs(1);
 /// RTX of what was sent, or padding.
 const PACKET_BYTES: u16 = 290;
 
-/// After a probe that found what it looked for; the estimate has to show first.
+/// After a probe that found what it looked for, or of which feedback was lost; the estimate has to show first.
 const INTERVAL_AFTER_SUCCESS: Duration = Duration::from_millis(500);
 /// After one that did not (libwebrtc's alr_probing_interval). A link that grows at the wrong moment is found two probes
 /// later, which leaves the up-switch its time within 20 s.
@@ -192,7 +192,9 @@ impl Prober {
         let found = measured.is_some_and(|m| m.as_bps() as f64 >= FULL_FACTOR * cluster.rate.as_bps() as f64);
         self.first &= found && self.goal.is_some_and(|goal| cluster.rate < goal.top);
         self.result = measured;
-        let pause = if found { INTERVAL_AFTER_SUCCESS } else { INTERVAL_AFTER_FAILURE };
+        // Nothing was learnt of the link.
+        let unheard = measured.is_none() && cluster.reported < cluster.packets;
+        let pause = if found || unheard { INTERVAL_AFTER_SUCCESS } else { INTERVAL_AFTER_FAILURE };
         self.state = State::Idle { not_before: now + pause };
     }
 }
@@ -327,7 +329,7 @@ mod tests {
         // 3 x 600 kbit/s: a packet each 1.3 ms.
         let mut prober = with_goal();
         let orders = send(&mut prober, 0, 600_000);
-        assert_eq!(orders.len(), 20);
+        assert_eq!(orders.len(), 32);
         let shown = report(&mut prober, 450, &orders, 1289).expect("a result");
         assert!((1_700_000..1_900_000).contains(&shown), "{shown}");
 
@@ -370,6 +372,16 @@ mod tests {
         report(&mut prober, 450, &orders, 9600);
         assert!(send(&mut prober, 5000, 500_000).is_empty());
         assert!(!send(&mut prober, 5450, 500_000).is_empty());
+    }
+
+    #[test]
+    fn a_probe_whose_feedback_was_lost_is_soon_repeated() {
+        let mut prober = with_goal();
+        let orders = send(&mut prober, 0, 600_000);
+        report(&mut prober, 450, &orders[..3], 1289);
+        prober.handle_timeout(at(1450));
+        assert!(send(&mut prober, 1500, 500_000).is_empty());
+        assert!(!send(&mut prober, 1950, 500_000).is_empty());
     }
 
     #[test]

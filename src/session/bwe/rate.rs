@@ -13,11 +13,12 @@ const BACK_OFF: f64 = 0.85;
 /// A second, far from the link's capacity (the draft's eta).
 const GROWTH_PER_SECOND: f64 = 1.08;
 const GROWTH_BPS_MIN: f64 = 1000.0;
-/// The estimate stays below so much of what arrives: nothing is known of a rate that was not sent (the draft §5.5).
+/// The estimate stays below so much of what arrives: nothing is known of a rate that was not sent (the draft §5.5; the
+/// constant is libwebrtc's).
 const UNUSED_FACTOR: f64 = 1.5;
 const UNUSED_BPS: f64 = 10_000.0;
 /// Near the capacity, the rate grows by half a packet for each response time, which is a round trip and this (the draft's
-/// §5.5; libwebrtc's frames and packets).
+/// §5.5; frames, packets and the least growth are libwebrtc's).
 const RESPONSE: Duration = Duration::from_millis(100);
 const FRAMES_PER_SECOND: f64 = 30.0;
 const PACKET_BITS: f64 = 1200.0 * 8.0;
@@ -42,6 +43,8 @@ pub(super) struct Measured {
     /// What arrives, in bit/s, and what the same packets were sent with. `None`: not known yet.
     pub acked_bps: Option<f64>,
     pub sent_bps: Option<f64>,
+    /// What arrived at most for a moment, see [`Throughput::peak_bps`](super::throughput::Throughput::peak_bps).
+    pub peak_bps: Option<f64>,
     pub round_trip: Duration,
 }
 
@@ -107,11 +110,11 @@ impl RateControl {
         self.set((self.bps + growth).min(limit));
     }
 
-    /// In bit/s per second: a packet, of the size that frames of this rate are cut into, for each response time.
+    /// In bit/s per second: half a packet, of the size that frames of this rate are cut into, for each response time.
     fn near_growth(&self, round_trip: Duration) -> f64 {
         let frame_bits = self.bps / FRAMES_PER_SECOND;
         let packet_bits = frame_bits / (frame_bits / PACKET_BITS).ceil().max(1.0);
-        (packet_bits / (round_trip + RESPONSE).as_secs_f64()).max(NEAR_BPS_MIN)
+        (0.5 * packet_bits / (round_trip + RESPONSE).as_secs_f64()).max(NEAR_BPS_MIN)
     }
 
     fn may_decrease(&self, now: Instant, measured: &Measured) -> bool {
@@ -134,6 +137,10 @@ impl RateControl {
             }
             return self.set(BACK_OFF * self.bps);
         }
+        // While a queue grows the link is full, and shows what it carries: for a keyframe's 100 ms only, when a viewer has
+        // just gone up from a layer that never filled it.
+        let acked = acked.max(measured.peak_bps.unwrap_or(0.0));
+        self.capacity.carried(acked);
         let full = BACK_OFF * acked;
         let to = if full < self.bps { full } else { BACK_OFF * self.capacity.bps().unwrap_or(acked) };
         self.capacity.overused_at(acked);
@@ -150,7 +157,7 @@ mod tests {
     use super::*;
 
     const FULL: Measured =
-        Measured { acked_bps: Some(1e6), sent_bps: Some(1.2e6), round_trip: Duration::from_millis(50) };
+        Measured { acked_bps: Some(1e6), sent_bps: Some(1.2e6), peak_bps: None, round_trip: Duration::from_millis(50) };
 
     fn at(millis: u64) -> Instant {
         Instant::from_nanos(millis * 1_000_000)
@@ -180,7 +187,17 @@ mod tests {
         assert!((70_000.0..90_000.0).contains(&grown(&mut rate, 0)));
         rate.update(at(2000), Usage::Over, &FULL);
         let near = grown(&mut rate, 2000);
-        assert!((30_000.0..65_000.0).contains(&near), "{near}");
+        assert!((20_000.0..35_000.0).contains(&near), "{near}");
+    }
+
+    #[test]
+    fn a_keyframes_queue_is_judged_by_its_peak() {
+        let keyframe = |peak_bps| Measured { acked_bps: Some(6e5), peak_bps: Some(peak_bps), ..FULL };
+        let mut rate = RateControl::new(2.1e6);
+        rate.update(at(0), Usage::Over, &keyframe(2.2e6));
+        assert_eq!(rate.bps(), 1.87e6);
+        rate.update(at(1000), Usage::Over, &keyframe(3e6));
+        assert_eq!(rate.bps(), 1.87e6, "the link carries more, whatever it did before");
     }
 
     #[test]

@@ -1,79 +1,82 @@
-//! How much arrives: samples of a window, each weighed by how well it fits what is known (libwebrtc's
-//! `bitrate_estimator.cc`).
+//! How much arrives: what came within the last half second, and the most within a moment of it.
+//!
+//! A viewer that goes up a layer gets three times as much from one frame to the next, and a keyframe that fills a queue at
+//! once. An average that takes seconds to follow (libwebrtc's `bitrate_estimator.cc`) would take the link for what the
+//! lower layer used of it; its successor, `robust_throughput_estimator.cc`, counts over a window, as this does.
 
-/// The first estimate wants more to go by than the ones after it (libwebrtc).
-const FIRST_WINDOW_MICROS: i64 = 500_000;
-const WINDOW_MICROS: i64 = 150_000;
-/// How doubtful a sample is for its distance from the estimate, and how fast the estimate grows doubtful by itself, in
-/// kbit/s (libwebrtc).
-const DISTANCE_DOUBT: f64 = 10.0;
-const VARIANCE_START: f64 = 50.0;
-const VARIANCE_PER_WINDOW: f64 = 5.0;
+const SLOTS: usize = 20;
+const SLOT_MICROS: i64 = 25_000;
+/// Frames come each 33 ms, so fewer slots would measure their distance.
+const PEAK_SLOTS: usize = 4;
+const WINDOW_MICROS: i64 = SLOTS as i64 * SLOT_MICROS;
 
 #[derive(Debug, Default)]
 pub(super) struct Throughput {
-    /// Start and bytes of the window, and its newest packet.
-    window: Option<Window>,
-    estimate: Option<Estimate>,
+    /// By the slot's number, modulo [`SLOTS`].
+    bytes: [u64; SLOTS],
+    span: Option<Span>,
+    /// What was known before the last silence.
+    before_bps: Option<f64>,
 }
 
+/// What is counted, without silences.
 #[derive(Clone, Copy, Debug)]
-struct Window {
+struct Span {
     start_micros: i64,
-    last_micros: i64,
-    bytes: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Estimate {
-    kbps: f64,
-    variance: f64,
+    newest_micros: i64,
 }
 
 impl Throughput {
-    /// In bit/s; `None` within the first half second.
+    /// In bit/s; `None` within the first half second. After a silence it is what was known before, for half a second.
     pub fn bps(&self) -> Option<f64> {
-        self.estimate.map(|e| e.kbps * 1e3)
+        self.window_bps().or(self.before_bps)
+    }
+
+    fn window_bps(&self) -> Option<f64> {
+        let Span { start_micros, newest_micros } = self.span?;
+        let oldest_slot = newest_micros.div_euclid(SLOT_MICROS) - SLOTS as i64 + 1;
+        if oldest_slot * SLOT_MICROS < start_micros {
+            return None;
+        }
+        let elapsed = newest_micros - oldest_slot * SLOT_MICROS;
+        // Bytes per µs are Mbit/s when multiplied by 8.
+        Some(self.bytes.iter().sum::<u64>() as f64 * 8e6 / elapsed as f64)
+    }
+
+    /// Of the fastest [`PEAK_SLOTS`] in the window, bit/s: what a link lets through while it is full, however short that was.
+    pub fn peak_bps(&self) -> Option<f64> {
+        let newest_slot = self.span?.newest_micros.div_euclid(SLOT_MICROS);
+        let at = |ago: usize| self.bytes[place((newest_slot - ago as i64) * SLOT_MICROS)];
+        // The newest slot is not over.
+        let sums = (1..=SLOTS - PEAK_SLOTS).map(|ago| (ago..ago + PEAK_SLOTS).map(at).sum::<u64>());
+        let most = sums.max().unwrap_or_default();
+        Some(most as f64 * 8e6 / (PEAK_SLOTS as i64 * SLOT_MICROS) as f64)
     }
 
     /// A packet at a time of any clock; a little out of order does no harm.
     pub fn add(&mut self, at_micros: i64, bytes: u16) {
-        let length = if self.estimate.is_some() { WINDOW_MICROS } else { FIRST_WINDOW_MICROS };
-        let fresh = Window { start_micros: at_micros, last_micros: at_micros, bytes: 0 };
-        let window = self.window.get_or_insert(fresh);
-        let step = at_micros.saturating_sub(window.last_micros);
-        if step.saturating_abs() > length {
+        let span =
+            self.span.filter(|span| at_micros.saturating_sub(span.newest_micros).saturating_abs() <= WINDOW_MICROS);
+        let Some(span) = span else {
             // Silence, or a clock that was set: nothing is known of the time between.
-            *window = fresh;
-        }
-        window.last_micros = window.last_micros.max(at_micros);
-        let elapsed = window.last_micros.saturating_sub(window.start_micros);
-        if elapsed >= length {
-            // Bytes per µs are Mbit/s when multiplied by 8.
-            let sample_kbps = window.bytes as f64 * 8e3 / elapsed as f64;
-            *window = Window { start_micros: window.last_micros, ..fresh };
-            window.last_micros = window.start_micros;
-            self.weigh(sample_kbps);
-        }
-        if let Some(window) = &mut self.window {
-            window.bytes += u64::from(bytes);
-        }
-    }
-
-    fn weigh(&mut self, sample_kbps: f64) {
-        let Some(Estimate { kbps, variance }) = self.estimate else {
-            self.estimate = Some(Estimate { kbps: sample_kbps, variance: VARIANCE_START });
+            let span = Span { start_micros: at_micros, newest_micros: at_micros };
+            *self = Throughput { span: Some(span), before_bps: self.bps(), ..Throughput::default() };
+            self.bytes[place(at_micros)] = bytes.into();
             return;
         };
-        let doubt = DISTANCE_DOUBT * (kbps - sample_kbps).abs() / kbps.max(1.0);
-        let sample_variance = doubt * doubt;
-        let expected_variance = variance + VARIANCE_PER_WINDOW;
-        let both = sample_variance + expected_variance;
-        self.estimate = Some(Estimate {
-            kbps: (sample_variance * kbps + expected_variance * sample_kbps) / both,
-            variance: sample_variance * expected_variance / both,
-        });
+        let (newest_slot, slot) = (span.newest_micros.div_euclid(SLOT_MICROS), at_micros.div_euclid(SLOT_MICROS));
+        for passed in newest_slot + 1..=slot {
+            self.bytes[place(passed * SLOT_MICROS)] = 0;
+        }
+        if slot > newest_slot - SLOTS as i64 {
+            self.bytes[place(at_micros)] += u64::from(bytes);
+        }
+        self.span = Some(Span { newest_micros: span.newest_micros.max(at_micros), ..span });
     }
+}
+
+fn place(at_micros: i64) -> usize {
+    at_micros.div_euclid(SLOT_MICROS).rem_euclid(SLOTS as i64) as usize
 }
 
 #[cfg(test)]
@@ -87,28 +90,32 @@ mod tests {
         }
     }
 
-    fn assert_near(throughput: &Throughput, expected: f64) {
-        let bps = throughput.bps().expect("an estimate");
+    fn assert_near(bps: Option<f64>, expected: f64) {
+        let bps = bps.expect("an estimate");
         assert!((bps / expected - 1.0).abs() < 0.05, "{bps}, expected {expected}");
     }
 
     #[test]
     fn a_steady_stream_is_measured_after_half_a_second() {
         let mut throughput = Throughput::default();
-        steady(&mut throughput, 0, 50, 1250);
+        steady(&mut throughput, 0, 45, 1250);
         assert_eq!(throughput.bps(), None);
-        steady(&mut throughput, 500, 50, 1250);
-        assert_near(&throughput, 1e6);
+        steady(&mut throughput, 450, 10, 1250);
+        assert_near(throughput.bps(), 1e6);
     }
 
     #[test]
-    fn a_fall_is_half_followed_within_a_second_and_wholly_within_three() {
+    fn a_change_is_followed_within_half_a_second_and_its_peak_at_once() {
         let mut throughput = Throughput::default();
-        steady(&mut throughput, 0, 300, 1250);
-        steady(&mut throughput, 3000, 100, 250);
-        assert!(throughput.bps().is_some_and(|bps| bps < 5e5), "{:?}", throughput.bps());
-        steady(&mut throughput, 4000, 200, 250);
-        assert_near(&throughput, 2e5);
+        steady(&mut throughput, 0, 300, 250);
+        assert_near(throughput.peak_bps(), 2e5);
+        steady(&mut throughput, 3000, 20, 1250);
+        assert_near(throughput.peak_bps(), 1e6);
+        steady(&mut throughput, 3200, 30, 1250);
+        assert_near(throughput.bps(), 1e6);
+        steady(&mut throughput, 3500, 50, 250);
+        assert_near(throughput.bps(), 2e5);
+        assert_near(throughput.peak_bps(), 2e5);
     }
 
     #[test]
@@ -116,8 +123,10 @@ mod tests {
         let mut throughput = Throughput::default();
         steady(&mut throughput, 0, 100, 1250);
         for from in [60_000, -60_000, i64::MAX / 4000, i64::MIN / 4000] {
-            steady(&mut throughput, from, 50, 1250);
-            assert_near(&throughput, 1e6);
+            for millis in [0, 200, 400] {
+                steady(&mut throughput, from + millis, 20, 1250);
+                assert_near(throughput.bps(), 1e6);
+            }
         }
     }
 }
