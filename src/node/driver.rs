@@ -434,7 +434,15 @@ mod tests {
         commands[1].send(Command::Close { session, reason: crate::session::CloseReason::Deleted }).unwrap();
         right.turn(clock.now());
         assert_eq!((right.shard.sessions(), right.backend.stats().streams_closed), (0, 2));
+
+        // Nobody would ever close one that comes now.
+        let (client, accepted) = connection(ufrag, pwd);
+        peers[1].connections.send(accepted).ok().unwrap();
+        right.turn(clock.now());
+        assert!(!is_answered(&client));
+        assert_eq!(right.backend.stats().streams_closed, 3);
     }
+
     #[test]
     fn checks_of_known_clients_leave_a_shard_quiet() {
         let clock = Clock::new();

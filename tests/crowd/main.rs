@@ -4,4 +4,7 @@ mod allocations;
 mod edges;
 mod fairness;
 mod layers;
+mod packets;
+mod probes;
 mod room;
+mod takeover;

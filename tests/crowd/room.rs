@@ -45,6 +45,8 @@ pub struct Room {
     pub spent: Spent,
     /// Media for viewers is thrown away: a thousand of them take longer to open it than the shard to seal it.
     pub deaf: bool,
+    /// The next viewer tells of arrivals (transport-cc).
+    pub estimate: bool,
 }
 
 /// What the shard had to do with the publisher's media.
@@ -90,6 +92,7 @@ impl Room {
             meter,
             spent: Spent::default(),
             deaf: false,
+            estimate: false,
         }
     }
 
@@ -117,7 +120,7 @@ impl Room {
             session: self.next_session(),
             stream: self.stream.id,
             published: Vec::new(),
-            estimate: false,
+            estimate: self.estimate,
         };
         let negotiated = negotiate::watch(self.now, &self.peers, &offer, request, &mut self.rng);
         self.sign_up(client, negotiated.expect("an offer that can be answered"))
