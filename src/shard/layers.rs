@@ -13,7 +13,7 @@ use crate::datagram::SendBatch;
 use crate::forward::select::{Layers, Ranking, Wish};
 use crate::forward::table::Stream;
 use crate::id::SessionId;
-use crate::limits::LAYERS_MAX;
+use crate::limits::{self, LAYERS_MAX};
 use crate::session::bwe::{self, Allocator, Bwe, Conditions, Limit};
 use crate::units::{Bitrate, Instant};
 use crate::wire::packet::Rendition;
@@ -24,6 +24,10 @@ const SELECT_INTERVAL: Duration = Duration::from_millis(100);
 /// A layer that sends no keyframe for so long, though it was asked for one, is left alone for [`BARRED`].
 const GIVE_UP: Duration = Duration::from_secs(5);
 const BARRED: Duration = Duration::from_secs(10);
+
+/// Padding is written while a batch holds fewer messages: what is left is due in the next turn, so that neither audio nor
+/// video waits for a crowd's probes.
+const PROBES_PER_FLUSH: usize = limits::SEND_BATCH_MESSAGES / 4;
 
 /// Of audio, with its headers: it is served first.
 const AUDIO: Bitrate = Bitrate::from_bps(60_000);
@@ -188,8 +192,7 @@ impl Shard {
 
     /// Viewers whose congestion control has something to do, or padding to send.
     pub(super) fn handle_probes(&mut self, now: Instant, out: &mut SendBatch) {
-        // What is left is due in the next turn: audio does not wait for a crowd's probes.
-        while !out.is_full()
+        while out.len() < PROBES_PER_FLUSH
             && let Some((at, viewer)) = self.probe_timers.pop_due(now)
         {
             if self.viewers.get_mut(viewer).is_some_and(|v| v.selection.armed.fires(at)) {
@@ -203,7 +206,7 @@ impl Shard {
         let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
         let Some(bwe) = egress.bwe() else { return };
         bwe.handle_timeout(now);
-        while !out.is_full()
+        while out.len() < PROBES_PER_FLUSH
             && let Some(order) = egress.bwe().and_then(|bwe| bwe.poll_probe(now))
         {
             if !egress.pad(now, order, out) {
@@ -211,9 +214,10 @@ impl Shard {
             }
             self.counters.padding_sent += 1;
         }
-        // What is past waits for feedback, or for the next look at the viewer.
-        if let Some(due) = egress.bwe().map(|bwe| bwe.next_timeout()).filter(|due| *due > now) {
-            self.probe_timers.arm(viewer, &mut selection.armed, due);
+        let due = egress.bwe().map_or(Instant::FAR_FUTURE, |bwe| bwe.next_timeout());
+        // With room left, what is past waits for feedback, or for the next look at the viewer.
+        if due > now || out.len() >= PROBES_PER_FLUSH {
+            self.probe_timers.arm(viewer, &mut selection.armed, due.max(now));
         }
     }
 
