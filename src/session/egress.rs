@@ -4,6 +4,7 @@
 //! keeps ICE and DTLS of the session. No function here allocates: copies are written straight into the send batch.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use rand::Rng;
@@ -11,6 +12,7 @@ use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
 use super::bwe::{Bwe, ProbeOrder};
+use super::descent::{Descent, Found};
 use super::feedback::{Feedback, Past, REPORT_INTERVAL};
 use super::negotiate::BoundFormat;
 use crate::datagram::{Class, Label, SendBatch, SocketId};
@@ -73,6 +75,7 @@ struct TrackTx {
     send_mid: bool,
     /// The newest packet sent as it came: its timestamp, and when it was captured.
     newest: Option<(u32, Instant)>,
+    descent: Descent,
     /// Of the highest number sent: its timestamp and the codec's own numbers.
     newest_timestamp: u32,
     newest_numbers: Numbers,
@@ -262,6 +265,7 @@ impl Egress {
                 mid,
                 send_mid: true,
                 newest: None,
+                descent: Descent::default(),
                 newest_timestamp: 0,
                 newest_numbers: Numbers::default(),
                 packets: 0,
@@ -300,16 +304,27 @@ impl Egress {
     ) -> Written {
         let (Some(_), Some(track)) = (self.path, &mut self.tracks[kind as usize]) else { return Written::NotWanted };
         let current = track.splice.is_some_and(|s| s.rendition == rendition);
+        let mut run = run;
+        let cut;
         let from = match track.phase {
-            Phase::Live { from } if current => from,
+            Phase::Live { from } if current => {
+                if track.is_descending() {
+                    cut = Run { packets: track.stop_in(packets, run), ..*run };
+                    run = &cut;
+                    if run.packets.is_empty() {
+                        return Written::NotWanted;
+                    }
+                }
+                from
+            }
             _ if rendition != track.target => return Written::NotWanted,
-            phase => match track.start_in(kind, rendition, &packets[run.packets.clone()], &mut self.feedback) {
+            _ => match track.start_in(kind, rendition, packets, run, &mut self.feedback) {
                 Some(from) => {
                     // A viewer brings audio and video together when it has a report on each.
                     self.next_report = Instant::ZERO;
                     from
                 }
-                None if phase == Phase::Waiting => return Written::AwaitingKeyframe,
+                None if track.phase == Phase::Waiting => return Written::AwaitingKeyframe,
                 None => return Written::NotWanted,
             },
         };
@@ -386,7 +401,20 @@ impl Egress {
     pub fn set_target(&mut self, target: Rendition) {
         if let Some(track) = self.video_mut() {
             track.target = target;
+            if track.descent.reset() {
+                track.phase = Phase::Waiting;
+            }
         }
+    }
+
+    /// Whether the viewer goes down to its target without a keyframe.
+    pub fn is_descending(&self) -> bool {
+        self.video().is_some_and(TrackTx::is_descending)
+    }
+
+    /// Whether the viewer can be told in dependency descriptors what it does not get.
+    pub fn reads_descriptors(&self) -> bool {
+        self.video().is_some_and(|t| t.extensions.dependency != 0)
     }
 
     /// What is shown goes no further: the viewer waits for the next keyframe of its target.
@@ -481,7 +509,7 @@ impl Egress {
             if seq >= track.next_seq {
                 track.next_seq = seq + 1;
                 track.newest_timestamp = header.timestamp;
-                newest = Some((canonical.packet.descriptor.numbers, rewrite));
+                newest = Some((canonical, rewrite));
                 if !replaying {
                     track.newest = Some((header.timestamp, canonical.packet.captured));
                 }
@@ -490,8 +518,10 @@ impl Egress {
         if sent == 0 {
             return Written::BeforeStart;
         }
-        if let Some((numbers, rewrite)) = newest {
+        if let Some((canonical, rewrite)) = newest {
+            let numbers = canonical.packet.descriptor.numbers;
             track.newest_numbers = numbers.plus(rewrite).or(track.newest_numbers);
+            track.descent.handle_sent(canonical, track.newest_timestamp, rewrite);
         }
         // A packet has 1500 bytes at most.
         let label = Label { class: class_of(kind), owner: self.owner };
@@ -686,14 +716,38 @@ fn kind_of(tracks: &[Option<TrackTx>; 2], ssrc: u32) -> Option<MediaKind> {
 }
 
 impl TrackTx {
-    /// Splices the first packet of `packets` in that a decoder can start on, and returns its canonical number.
+    fn is_descending(&self) -> bool {
+        matches!(self.phase, Phase::Live { .. }) && self.splice.is_some_and(|s| s.rendition.descends_to(&self.target))
+    }
+
+    /// What of a run is still the viewer's, whose target lies below.
+    fn stop_in(&mut self, packets: &[CanonicalPacket], run: &Run) -> Range<usize> {
+        match self.descent.is_stopped() {
+            true => run.packets.start..run.packets.start,
+            false => self.descent.stop(packets, run.packets.clone()),
+        }
+    }
+
+    /// Splices in the first packet of `run` that a decoder can start on, or go on with, and returns its canonical number.
     fn start_in(
         &mut self,
         kind: MediaKind,
         rendition: Rendition,
         packets: &[CanonicalPacket],
+        run: &Run,
         feedback: &mut Feedback,
     ) -> Option<u64> {
+        let found = match self.is_descending() {
+            true => self.descent.find(packets, run.packets.clone()),
+            false => Found::NotYet,
+        };
+        match found {
+            Found::At(index) => return Some(self.go_on_with(rendition, &packets[index], feedback)),
+            // Now nothing but a keyframe will do.
+            Found::Missed => self.phase = Phase::Waiting,
+            Found::NotYet => {}
+        }
+        let packets = &packets[run.packets.clone()];
         // A replay has begun with a keyframe that may also be under way; only a later one ends it.
         let known = self.splice.filter(|s| s.rendition == rendition).map(|s| s.from);
         let startable = |p: &&CanonicalPacket| kind == MediaKind::Audio || p.packet.starts_keyframe;
@@ -701,6 +755,15 @@ impl TrackTx {
         self.splice_at(rendition, first, first, Squeeze::default(), feedback);
         self.phase = Phase::Live { from: first.seq };
         Some(first.seq)
+    }
+
+    /// As if the rendition had not changed.
+    fn go_on_with(&mut self, rendition: Rendition, first: &CanonicalPacket, feedback: &mut Feedback) -> u64 {
+        let (timestamp_offset, rewrite) = self.descent.offsets(first);
+        let (from, first_seq, squeeze) = (first.seq, self.next_seq, Squeeze::default());
+        self.replace_splice(Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze }, first, feedback);
+        self.phase = Phase::Live { from };
+        from
     }
 
     /// `first` gets the next number.
@@ -729,8 +792,13 @@ impl TrackTx {
             let behind = self.least_timestamp().wrapping_sub(splice.timestamp(first)).cast_signed();
             splice.timestamp_offset = timestamp_offset.wrapping_add(behind.max(0).cast_unsigned());
         }
+        self.replace_splice(splice, first, feedback);
+    }
+
+    fn replace_splice(&mut self, splice: Splice, first: &CanonicalPacket, feedback: &mut Feedback) {
+        self.descent.reset();
         if let Some(past) = self.splice.replace(splice) {
-            if past.rendition != rendition {
+            if past.rendition != splice.rendition {
                 self.switched_from = Some(past.rendition);
             }
             feedback.past.remember(first.packet.kind, past);
@@ -785,8 +853,8 @@ impl TrackTx {
         rewrite: Rewrite,
         copy: &'a mut [u8; dependency::BYTES_MAX],
     ) -> &'a [u8] {
-        let passed = canonical.packet.dependency.as_deref().filter(|_| self.extensions.dependency != 0);
-        passed.map_or(&[], |descriptor| dependency::renumber(descriptor, rewrite.frame_number, copy))
+        let passed = canonical.packet.dependency.as_ref().filter(|_| self.extensions.dependency != 0);
+        passed.map_or(&[], |d| dependency::renumber(&d.bytes, rewrite.frame_number, copy))
     }
 
     /// `counted`: from the header's length to the packet's transport-wide number.

@@ -5,6 +5,7 @@
 
 pub mod bwe;
 mod capture;
+mod descent;
 pub mod egress;
 #[cfg(test)]
 mod egress_tests;
