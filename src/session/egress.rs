@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
 use super::bwe::{Bwe, ProbeOrder};
-use super::descent::{Descent, Found};
+use super::crossing::{Crossing, Found};
 use super::feedback::{Feedback, Past, REPORT_INTERVAL};
 use super::negotiate::BoundFormat;
 use crate::datagram::{Class, Label, SendBatch, SocketId};
@@ -75,7 +75,7 @@ struct TrackTx {
     send_mid: bool,
     /// The newest packet sent as it came: its timestamp, and when it was captured.
     newest: Option<(u32, Instant)>,
-    descent: Descent,
+    crossing: Crossing,
     /// Of the highest number sent: its timestamp and the codec's own numbers.
     newest_timestamp: u32,
     newest_numbers: Numbers,
@@ -265,7 +265,7 @@ impl Egress {
                 mid,
                 send_mid: true,
                 newest: None,
-                descent: Descent::default(),
+                crossing: Crossing::default(),
                 newest_timestamp: 0,
                 newest_numbers: Numbers::default(),
                 packets: 0,
@@ -308,7 +308,7 @@ impl Egress {
         let cut;
         let from = match track.phase {
             Phase::Live { from } if current => {
-                if track.is_descending() {
+                if track.is_crossing() {
                     cut = Run { packets: track.stop_in(packets, run), ..*run };
                     run = &cut;
                     if run.packets.is_empty() {
@@ -401,7 +401,7 @@ impl Egress {
     pub fn set_target(&mut self, target: Rendition) {
         if let Some(track) = self.video_mut() {
             track.target = target;
-            if track.descent.reset() {
+            if track.crossing.reset() {
                 track.phase = Phase::Waiting;
             }
         }
@@ -521,7 +521,7 @@ impl Egress {
         if let Some((canonical, rewrite)) = newest {
             let numbers = canonical.packet.descriptor.numbers;
             track.newest_numbers = numbers.plus(rewrite).or(track.newest_numbers);
-            track.descent.handle_sent(canonical, track.newest_timestamp, rewrite);
+            track.crossing.handle_sent(canonical, track.newest_timestamp, rewrite);
         }
         // A packet has 1500 bytes at most.
         let label = Label { class: class_of(kind), owner: self.owner };
@@ -720,11 +720,19 @@ impl TrackTx {
         matches!(self.phase, Phase::Live { .. }) && self.splice.is_some_and(|s| s.rendition.descends_to(&self.target))
     }
 
-    /// What of a run is still the viewer's, whose target lies below.
+    /// The target is another rendition of the layer that is shown.
+    fn is_crossing(&self) -> bool {
+        let rendition = self.splice.map(|s| s.rendition);
+        rendition.is_some_and(|shown| shown != self.target && shown.layer == self.target.layer)
+    }
+
+    /// What of a run is still the viewer's, which is crossing.
     fn stop_in(&mut self, packets: &[CanonicalPacket], run: &Run) -> Range<usize> {
-        match self.descent.is_stopped() {
-            true => run.packets.start..run.packets.start,
-            false => self.descent.stop(packets, run.packets.clone()),
+        let run = run.packets.clone();
+        match (self.crossing.is_stopped(), self.is_descending()) {
+            (true, _) => run.start..run.start,
+            (false, true) => self.crossing.stop_at_picture(packets, run),
+            (false, false) => self.crossing.stop_at_keyframe(packets, run),
         }
     }
 
@@ -737,8 +745,8 @@ impl TrackTx {
         run: &Run,
         feedback: &mut Feedback,
     ) -> Option<u64> {
-        let found = match self.is_descending() {
-            true => self.descent.find(packets, run.packets.clone()),
+        let found = match self.is_descending() || self.crossing.is_stopped() {
+            true => self.crossing.find(packets, run.packets.clone()),
             false => Found::NotYet,
         };
         match found {
@@ -752,6 +760,9 @@ impl TrackTx {
         let known = self.splice.filter(|s| s.rendition == rendition).map(|s| s.from);
         let startable = |p: &&CanonicalPacket| kind == MediaKind::Audio || p.packet.starts_keyframe;
         let first = packets.iter().filter(|p| known.is_none_or(|known| p.seq > known)).find(startable)?;
+        if self.is_crossing() && self.crossing.goes_on_with(first) {
+            return Some(self.go_on_with(rendition, first, feedback));
+        }
         self.splice_at(rendition, first, first, Squeeze::default(), feedback);
         self.phase = Phase::Live { from: first.seq };
         Some(first.seq)
@@ -759,7 +770,7 @@ impl TrackTx {
 
     /// As if the rendition had not changed.
     fn go_on_with(&mut self, rendition: Rendition, first: &CanonicalPacket, feedback: &mut Feedback) -> u64 {
-        let (timestamp_offset, rewrite) = self.descent.offsets(first);
+        let (timestamp_offset, rewrite) = self.crossing.offsets(first);
         let (from, first_seq, squeeze) = (first.seq, self.next_seq, Squeeze::default());
         self.replace_splice(Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze }, first, feedback);
         self.phase = Phase::Live { from };
@@ -796,7 +807,7 @@ impl TrackTx {
     }
 
     fn replace_splice(&mut self, splice: Splice, first: &CanonicalPacket, feedback: &mut Feedback) {
-        self.descent.reset();
+        self.crossing.reset();
         if let Some(past) = self.splice.replace(splice) {
             if past.rendition != splice.rendition {
                 self.switched_from = Some(past.rendition);

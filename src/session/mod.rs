@@ -5,7 +5,7 @@
 
 pub mod bwe;
 mod capture;
-mod descent;
+mod crossing;
 pub mod egress;
 #[cfg(test)]
 mod egress_tests;

@@ -7,4 +7,5 @@ mod layers;
 mod packets;
 mod probes;
 mod room;
+mod spatial;
 mod takeover;

@@ -1,12 +1,12 @@
-//! A viewer's way down to fewer spatial layers of the same track: at the end of a picture, without a keyframe.
+//! A viewer's way from one rendition of a layer to another: up at a keyframe, down to fewer spatial layers at any picture.
 //!
 //! The two renditions have queues of their own, of which either may be ahead, and the viewer is to get each picture whole and
-//! once. So what it has is stopped before the beginning of a picture, and what it is to have goes on with just that:
+//! once. So the old one is stopped before the beginning of a picture, and the new one goes on with just that:
 //!
 //! ```text
-//! S0 to S2:  [0 1 2] [0 1 2]│
-//!                           │ next_seq, the publisher's picture numbers and timestamps go on
-//! S0 to S1:                 │[0 1] [0 1]
+//! old, S0 to S2:  [0 1 2] [0 1 2]│
+//!                                │ the viewer's numbers and timestamps go on as if nothing had changed
+//! new, S0 to S1:                 │[0 1] [0 1]
 //! ```
 
 use std::ops::Range;
@@ -17,11 +17,11 @@ use crate::wire::packet::{CanonicalPacket, MediaPacket};
 
 /// Where a viewer's track stands in its publisher's packets.
 #[derive(Debug, Default)]
-pub(super) struct Descent {
+pub(super) struct Crossing {
     last: Option<Last>,
-    /// The newest beginning of a picture in the lower rendition that was not the viewer's turn.
+    /// The newest beginning of a picture in the new rendition that was not the viewer's turn.
     passed: Option<u64>,
-    /// The upper rendition is sent no further; the lower one is to go on with this packet.
+    /// The old rendition is sent no further; the new one is to go on with this packet.
     stopped_before: Option<u64>,
 }
 
@@ -37,7 +37,7 @@ struct Last {
     rewrite: Rewrite,
 }
 
-/// What the lower rendition has for the viewer.
+/// What the new rendition has for the viewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// The packet to go on with, by index.
@@ -47,7 +47,7 @@ pub(super) enum Found {
     NotYet,
 }
 
-impl Descent {
+impl Crossing {
     /// The highest number was sent, with this timestamp.
     #[inline]
     pub fn handle_sent(&mut self, canonical: &CanonicalPacket, timestamp: u32, rewrite: Rewrite) {
@@ -72,9 +72,9 @@ impl Descent {
         self.stopped_before.is_some()
     }
 
-    /// How much of `run` of the upper rendition is still to be sent. It stops before a picture only when the lower rendition
-    /// is seen to come, and has not come so far.
-    pub fn stop(&mut self, packets: &[CanonicalPacket], run: Range<usize>) -> Range<usize> {
+    /// How much of `run` of the old rendition is still to be sent on the way down. It stops before a picture only when the new
+    /// rendition is seen to come, and has not come so far.
+    pub fn stop_at_picture(&mut self, packets: &[CanonicalPacket], run: Range<usize>) -> Range<usize> {
         let (Some(passed), Some(last)) = (self.passed, self.last) else { return run };
         let mut ends_picture = last.ends_picture;
         for index in run.clone() {
@@ -88,7 +88,19 @@ impl Descent {
         run
     }
 
-    /// Looks for the viewer's turn in `run` of the lower rendition.
+    /// How much of `run` of the old rendition is still to be sent on the way up.
+    pub fn stop_at_keyframe(&mut self, packets: &[CanonicalPacket], run: Range<usize>) -> Range<usize> {
+        let Some(at) = run.clone().find(|index| packets[*index].packet.starts_keyframe) else { return run };
+        self.stopped_before = Some(packets[at].packet.seq);
+        run.start..at
+    }
+
+    /// Whether the new rendition, from here on, is the same track where the old one has not been yet.
+    pub fn goes_on_with(&self, first: &CanonicalPacket) -> bool {
+        self.last.is_some_and(|last| last.is_of_track(&first.packet) && first.packet.seq > last.seq)
+    }
+
+    /// Looks for the viewer's turn in `run` of the new rendition.
     pub fn find(&mut self, packets: &[CanonicalPacket], run: Range<usize>) -> Found {
         let Some(last) = self.last else { return Found::NotYet };
         for index in run {
@@ -120,9 +132,13 @@ impl Descent {
 }
 
 impl Last {
-    /// Whether this is the beginning of a picture by the same publisher.
+    fn is_of_track(&self, packet: &MediaPacket) -> bool {
+        (packet.generation, packet.ssrc) == (self.generation, self.ssrc)
+    }
+
+    /// Whether this is the beginning of a picture of the same track.
     fn starts_picture_with(&self, packet: &MediaPacket) -> bool {
-        (packet.generation, packet.ssrc) == (self.generation, self.ssrc) && packet.descriptor.layer.starts_picture
+        self.is_of_track(packet) && packet.descriptor.layer.starts_picture
     }
 }
 
@@ -166,7 +182,7 @@ mod tests {
 
     /// A viewer that goes down while the runs of both come in some order.
     struct Viewer {
-        descent: Descent,
+        crossing: Crossing,
         below: Option<(u32, Rewrite)>,
         /// Publisher's sequence numbers.
         got: Vec<u64>,
@@ -181,14 +197,14 @@ mod tests {
                     (packet.timestamp.wrapping_add(timestamp_offset), packet.rewrite.plus(rewrite));
                 // Those of the upper rendition are 7 above the publisher's.
                 assert_eq!((timestamp, rewrite.picture_id), (packet.packet.timestamp + 7, 7));
-                self.descent.handle_sent(packet, timestamp, rewrite);
+                self.crossing.handle_sent(packet, timestamp, rewrite);
                 self.got.push(packet.packet.seq);
             }
         }
 
         fn upper(&mut self, packets: &[CanonicalPacket], run: Range<usize>) {
-            if self.below.is_none() && !self.descent.is_stopped() && !self.missed {
-                let run = self.descent.stop(packets, run);
+            if self.below.is_none() && !self.crossing.is_stopped() && !self.missed {
+                let run = self.crossing.stop_at_picture(packets, run);
                 self.get(&packets[run]);
             }
         }
@@ -197,10 +213,10 @@ mod tests {
             if self.below.is_some() {
                 return self.get(&packets[run]);
             }
-            match self.descent.find(packets, run.clone()) {
+            match self.crossing.find(packets, run.clone()) {
                 Found::At(index) => {
-                    self.below = Some(self.descent.offsets(&packets[index]));
-                    self.descent.reset();
+                    self.below = Some(self.crossing.offsets(&packets[index]));
+                    self.crossing.reset();
                     self.get(&packets[index..run.end]);
                 }
                 Found::Missed => self.missed = true,
@@ -217,7 +233,7 @@ mod tests {
         ) {
             let (upper, mut lower) = (pictures(255, 40, 7), pictures(1, 9, 5000));
             lower.retain(|p| p.packet.timestamp >= joins_at as u32 * 3000);
-            let mut viewer = Viewer { descent: Descent::default(), below: None, got: Vec::new(), missed: false };
+            let mut viewer = Viewer { crossing: Crossing::default(), below: None, got: Vec::new(), missed: false };
             let (mut above, mut below) = (0, 0);
             let rest = [(true, upper.len()), (false, lower.len())];
             for (is_upper, count) in runs.into_iter().chain(rest) {
@@ -252,7 +268,7 @@ mod tests {
     #[test]
     fn the_way_down_takes_a_picture_or_two_and_a_lost_beginning_ends_it() {
         let (upper, lower) = (pictures(255, 40, 7), pictures(1, 9, 5000));
-        let viewer = || Viewer { descent: Descent::default(), below: None, got: Vec::new(), missed: false };
+        let viewer = || Viewer { crossing: Crossing::default(), below: None, got: Vec::new(), missed: false };
         let mut down = viewer();
         steps(&mut down, 0..3, &upper, &lower);
         assert_eq!((down.below.is_some(), down.got.len()), (true, 6 + 4 + 4));
@@ -260,7 +276,7 @@ mod tests {
         steps(&mut lossy, 0..1, &upper, &lower);
         let without: Vec<_> = lower.iter().filter(|p| p.packet.seq != 106).cloned().collect();
         steps(&mut lossy, 1..2, &upper, &without);
-        assert!(lossy.descent.is_stopped() && !lossy.missed);
+        assert!(lossy.crossing.is_stopped() && !lossy.missed);
         steps(&mut lossy, 2..3, &upper, &without);
         assert!(lossy.missed);
         let mut restarted = viewer();
