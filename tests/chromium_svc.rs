@@ -149,9 +149,11 @@ fn wish(viewer: &Page, wish: Value) {
 
 fn wait_for_height(viewer: &Page, height: f64) {
     let seen = || stats(viewer).video_in("frameHeight");
-    wait_until(PATIENCE, || (seen() == height).then_some(()), || {
-        format!("{} lines, not {height}: {:?}", seen(), viewer.run("return window.failed", vec![]))
-    });
+    wait_until(
+        PATIENCE,
+        || (seen() == height).then_some(()),
+        || format!("{} lines, not {height}: {:?}", seen(), viewer.run("return window.failed", vec![])),
+    );
 }
 
 #[track_caller]

@@ -16,7 +16,7 @@ use crate::wire::dependency::{Carried, Dependencies, Dependency};
 use crate::wire::descriptor::{Descriptor, LayerInfo};
 use crate::wire::keyframe::{self, KeyframeStart};
 use crate::wire::packet::{EndToEnd, MediaPacket};
-use crate::wire::{vp8, vp9};
+use crate::wire::{av1, h264, vp8, vp9};
 
 /// A peer that sends one audio and one video track at most.
 pub(super) struct Publisher {
@@ -231,8 +231,13 @@ fn describe(codec: Codec, payload: &[u8], marker: bool) -> Descriptor {
         Codec::Vp9 => vp9::parse(payload),
         _ => None,
     };
+    let sizes = match codec {
+        Codec::H264 => h264::sizes(payload),
+        Codec::Av1 => av1::sizes(payload),
+        _ => None,
+    };
     parsed.unwrap_or(Descriptor {
-        layer: LayerInfo { ends_frame: marker, ..LayerInfo::default() },
+        layer: LayerInfo { ends_frame: marker, sizes, ..LayerInfo::default() },
         ..Descriptor::default()
     })
 }

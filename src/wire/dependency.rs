@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use str0m::rtp::{ExtensionSerializer, ExtensionValues};
 
+use super::bits::Bits;
 use super::descriptor::{Descriptor, LayerInfo, Numbers, SPATIAL_LAYERS_MAX, Sizes};
 
 pub const URI: &str = "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
@@ -101,7 +102,7 @@ impl Dependencies {
     /// +-+-+-+-+-+-----+   the frame's own indications, differences and chains follow, as their flags say
     /// ```
     pub fn read(&mut self, seq: u64, bytes: &[u8]) -> Option<Frame> {
-        let mut bits = Bits { bytes, at: 0 };
+        let mut bits = Bits::new(bytes);
         let (starts_frame, ends_frame) = (bits.flag()?, bits.flag()?);
         let template_id = bits.take(6)? as u8;
         let frame_number = bits.take(16)? as u16;
@@ -110,7 +111,7 @@ impl Dependencies {
         let attached = if has_structure { Some(Box::new(Structure::read(&mut bits)?)) } else { None };
         let structure = attached.as_ref().or(self.structure.as_ref())?;
         let of = structure.targets.clone();
-        let mask_at = if bytes.len() > 3 { bits.at } else { EXTENDED_AT };
+        let mask_at = if bytes.len() > 3 { bits.position() } else { EXTENDED_AT };
         let before = if has_structure { all(of.len()) } else { self.active };
         let active = if has_mask { bits.take(of.len())? as u32 } else { before };
         let template = structure.template(template_id)?;
@@ -260,42 +261,6 @@ fn read_sizes(bits: &mut Bits, highest_spatial: u8) -> Option<Sizes> {
         *size = (plus_one(bits.take(16)?), plus_one(bits.take(16)?));
     }
     Some(sizes)
-}
-
-/// Reads from the highest bit of each byte down.
-#[derive(Debug)]
-struct Bits<'a> {
-    bytes: &'a [u8],
-    /// Bits read so far.
-    at: usize,
-}
-
-impl Bits<'_> {
-    /// `count`: 64 at most.
-    fn take(&mut self, count: usize) -> Option<u64> {
-        let mut value = 0;
-        for _ in 0..count {
-            let byte = self.bytes.get(self.at / 8)?;
-            value = value << 1 | u64::from(byte >> (7 - self.at % 8) & 1);
-            self.at += 1;
-        }
-        Some(value)
-    }
-
-    fn flag(&mut self) -> Option<bool> {
-        self.take(1).map(|bit| bit == 1)
-    }
-
-    /// `ns(values)`: a number below `values`, the lower ones in one bit less.
-    fn non_symmetric(&mut self, values: u64) -> Option<u64> {
-        let width = (u64::BITS - values.leading_zeros()) as usize;
-        let short = (1 << width) - values;
-        let value = self.take(width - 1)?;
-        if value < short {
-            return Some(value);
-        }
-        Some((value << 1) - short + self.take(1)?)
-    }
 }
 
 /// Writes `descriptor` to the front of `copy` with `by` added to its frame number, and returns that. Empty where there is none.
@@ -537,18 +502,6 @@ pub(crate) mod tests {
         assert_eq!([stepping(&[2; 3]), stepping(&[2; 4])], [true, false], "spatial layers");
         assert_eq!([stepping(&[1; 7]), stepping(&[1; 8])], [true, false], "temporal layers");
         assert_eq!([stepping(&[0; 63]), stepping(&[0; 64])], [true, false], "templates");
-    }
-
-    #[test]
-    fn non_symmetric_numbers_are_those_of_the_specification() {
-        let of_five = [(0b00, 2), (0b01, 2), (0b10, 2), (0b110, 3), (0b111, 3)];
-        for (value, (code, count)) in of_five.into_iter().enumerate() {
-            let bytes = Writer::default().put(count, code).bytes();
-            let mut bits = Bits { bytes: &bytes, at: 0 };
-            assert_eq!((bits.non_symmetric(5), bits.at), (Some(value as u64), count));
-        }
-        let mut none = Bits { bytes: &[], at: 0 };
-        assert_eq!(none.non_symmetric(1), Some(0));
     }
 
     #[test]
