@@ -61,8 +61,8 @@ pub struct Rung {
     pub whole: bool,
     pub active: bool,
     pub bitrate: u64,
-    width: u16,
-    height: u16,
+    pub width: u16,
+    pub height: u16,
 }
 
 pub const RUNGS_MAX: usize = LAYERS_MAX * SPATIAL_LAYERS_MAX;

@@ -13,7 +13,7 @@ use crate::datagram::SendBatch;
 use crate::forward::gop::Gop;
 use crate::forward::keyframes::KeyframeRequests;
 use crate::forward::pacer::Meter;
-use crate::forward::select::{Layer, Spatial};
+use crate::forward::select::{Layer, Ranking, Rung, Spatial};
 use crate::forward::table::Stream;
 use crate::id::{Generation, Rid, ShardId, StreamId};
 use crate::limits::LAYERS_MAX;
@@ -67,19 +67,22 @@ struct PublishedSpatial {
 }
 
 /// Of a publisher that viewers see, for control.
-pub(super) fn layer_reports(stream: &Stream) -> impl Iterator<Item = LayerReport> + use<> {
-    let id = stream.id;
-    let known = stream.layers().into_iter().filter(|l| l.active || l.bitrate > 0 || l.width > 0);
-    known.map(move |Layer { active, bitrate, width, height, rid, spatial, temporal, .. }| LayerReport {
-        stream: id,
-        rid: rid.as_str().into(),
-        active,
-        bitrate,
-        width,
-        height,
-        spatial,
-        temporal,
-    })
+pub(super) fn layer_reports(stream: &Stream) -> Vec<LayerReport> {
+    let layers = stream.layers();
+    let report = |rung: &Rung| {
+        let Layer { rid, temporal, .. } = layers[usize::from(rung.layer)];
+        LayerReport {
+            stream: stream.id,
+            rid: rid.as_str().into(),
+            active: rung.active,
+            bitrate: rung.bitrate,
+            width: rung.width,
+            height: rung.height,
+            spatial: rung.spatial,
+            temporal,
+        }
+    };
+    Ranking::of(&layers, true).rungs().iter().map(report).collect()
 }
 
 impl PublishedSpatial {
@@ -287,5 +290,26 @@ impl Shard {
         // They may have overtaken each other on their way here. There, what is older than the newest is taken to be known.
         packets.sort_by_key(|p| p.seq);
         self.peers.push_back((to, PeerMessage::Past { stream, packets: packets.into() }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spatial_layers_are_reported_one_by_one_and_others_whole() {
+        let stream = Stream::new(StreamId(1), "live");
+        let rid = |name| Rid::new(name).expect("short");
+        let whole = Layer { active: true, bitrate: 90, temporal: 2, rid: rid("l"), ..Layer::default() };
+        stream.set_layer(0, whole);
+        let mut spatials = [Spatial::default(); SPATIAL_LAYERS_MAX];
+        spatials[0] = Spatial { active: true, bitrate: 100, width: 320, height: 180 };
+        spatials[1] = Spatial { active: false, bitrate: 100, width: 640, height: 360 };
+        stream.set_layer(1, Layer { spatial: 1, spatials, rid: rid("h"), ..whole });
+        let of = |r: &LayerReport| (r.rid.to_string(), r.spatial, r.active, r.bitrate, r.height, r.temporal);
+        let expected = [("l", 0, true, 90, 0, 2), ("h", 0, true, 100, 180, 2), ("h", 1, false, 100, 360, 2)];
+        let reports: Vec<_> = layer_reports(&stream).iter().map(of).collect();
+        assert_eq!(reports, expected.map(|(rid, s, a, b, h, t)| (rid.to_owned(), s, a, b, h, t)));
     }
 }
