@@ -273,9 +273,7 @@ fn flush(shard: &mut Shard, backend: &mut dyn Backend, out: &mut SendBatch) {
     counters.bytes_sent += sent.bytes;
     counters.send_would_block += sent.would_block;
     counters.send_errors += sent.errors;
-    for unsent in out.unsent() {
-        shard.handle_unsent(unsent.owner, unsent.datagrams);
-    }
+    counters.media_unsent += out.unsent().iter().map(|unsent| u64::from(unsent.datagrams)).sum::<u64>();
 }
 
 fn figures(stats: BackendStats) -> Vec<(&'static str, u64)> {

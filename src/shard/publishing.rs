@@ -276,9 +276,6 @@ impl Shard {
                 self.counters.keyframe_requests_sent += 1;
             }
         }
-        if publishing.is_shown(&entry.slot.stream) {
-            entry.slot.stream.set_deaf(publishing.is_deaf());
-        }
         publishing.measure(now, &entry.slot.stream);
     }
 

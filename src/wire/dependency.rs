@@ -25,10 +25,6 @@ const MASK_FLAG_AT: usize = 24 + 1;
 #[derive(Debug, Default)]
 pub struct Dependencies {
     structure: Option<Box<Structure>>,
-    /// Targets that are sent, since the structure or a change of them.
-    active: u32,
-    /// Extended sequence number of the packet that said so.
-    since: u64,
 }
 
 /// What a descriptor says of its packet.
@@ -65,6 +61,9 @@ struct Structure {
     templates: Vec<Template>,
     targets: Arc<[Target]>,
     sizes: Option<Sizes>,
+    /// Targets that are sent, as packet `since` (by extended sequence number) has said last.
+    active: u32,
+    since: u64,
 }
 
 #[derive(Debug)]
@@ -108,24 +107,28 @@ impl Dependencies {
         let frame_number = bits.take(16)? as u16;
         let flags = if bytes.len() > 3 { bits.take(5)? } else { 0 };
         let [has_structure, has_mask] = [16, 8].map(|flag| flags & flag != 0);
-        let attached = if has_structure { Some(Box::new(Structure::read(&mut bits)?)) } else { None };
-        let structure = attached.as_ref().or(self.structure.as_ref())?;
-        let of = structure.targets.clone();
+        let mut attached = if has_structure { Some(Box::new(Structure::read(&mut bits, seq)?)) } else { None };
+        let structure = attached.as_mut().or(self.structure.as_mut())?;
         let mask_at = if bytes.len() > 3 { bits.position() } else { EXTENDED_AT };
-        let before = if has_structure { all(of.len()) } else { self.active };
-        let active = if has_mask { bits.take(of.len())? as u32 } else { before };
+        let mut active = structure.active;
         let template = structure.template(template_id)?;
         let layer = LayerInfo {
             spatial: template.spatial,
             temporal: template.temporal,
             starts_picture: starts_frame && template.spatial == 0,
             ends_frame,
-            sizes: attached.as_ref().and_then(|s| s.sizes),
+            sizes: structure.sizes.filter(|_| has_structure),
         };
+        if has_mask {
+            active = bits.take(structure.targets.len())? as u32;
+            if seq >= structure.since {
+                (structure.active, structure.since) = (active, seq);
+            }
+        }
+        let of = structure.targets.clone();
         // The repair of an earlier keyframe comes late: those of now do not belong to its structure.
-        if (has_structure || has_mask) && (self.structure.is_none() || seq >= self.since) {
-            self.structure = attached.or(self.structure.take());
-            (self.active, self.since) = (active, seq);
+        if has_structure && self.structure.as_ref().is_none_or(|known| seq >= known.since) {
+            self.structure = attached;
         }
         let numbers = Numbers { frame_number: Some(frame_number), ..Numbers::default() };
         let targets = Targets { of, active, mask_at: mask_at as u16, has_mask };
@@ -141,11 +144,6 @@ impl Dependency {
         let targets = Targets { of: Arc::default(), active: 0, mask_at: 0, has_mask: false };
         Dependency { bytes: bytes.into(), targets }
     }
-}
-
-/// So many targets.
-fn all(targets: usize) -> u32 {
-    u32::MAX >> (u32::BITS as usize - targets)
 }
 
 impl Dependency {
@@ -186,7 +184,7 @@ fn with_mask(descriptor: &[u8], at: usize, old: usize, mask: u32, count: usize) 
 }
 
 impl Structure {
-    fn read(bits: &mut Bits) -> Option<Structure> {
+    fn read(bits: &mut Bits, seq: u64) -> Option<Structure> {
         let first_template_id = bits.take(6)? as u8;
         let mut targets = vec![Target::default(); bits.take(5)? as usize + 1];
         let templates = read_layers(bits)?;
@@ -202,7 +200,8 @@ impl Structure {
         skip_differences(bits, templates.len())?;
         skip_chains(bits, targets.len(), templates.len())?;
         let sizes = if bits.flag()? { Some(read_sizes(bits, templates.last()?.spatial)?) } else { None };
-        Some(Structure { first_template_id, templates, targets: targets.into(), sizes })
+        let active = u32::MAX >> (u32::BITS as usize - targets.len());
+        Some(Structure { first_template_id, templates, targets: targets.into(), sizes, active, since: seq })
     }
 
     fn template(&self, id: u8) -> Option<&Template> {

@@ -17,8 +17,8 @@ use manycast::units::Instant;
 use manycast::wire::packet::{MediaPacket, Rendition};
 use str0m::media::MediaKind;
 
-fn packet(now: Instant, stream: StreamId, layer: u8, seq: u64, key: bool) -> MediaPacket {
-    MediaPacket { stream, ..of_layer(now, layer, seq, key) }
+fn packet(now: Instant, stream: StreamId, layer: u8, seq: u64, key: bool, bytes: usize) -> MediaPacket {
+    MediaPacket { stream, ..of_layer(now, layer, seq, key, bytes) }
 }
 
 fn at(ms: u64) -> Instant {
@@ -31,14 +31,14 @@ fn pace(fanout: &mut Fanout<usize>, stream: StreamId) -> Instant {
     for ms in 0..1500u64 {
         if ms % 33 == 0 {
             seq += 1;
-            fanout.handle(at(ms), &Arc::new(packet(at(ms), stream, 0, seq, seq == 1)), |_| {});
+            fanout.handle(at(ms), &Arc::new(packet(at(ms), stream, 0, seq, seq == 1, 1000)), |_| {});
             while fanout.poll(at(ms)).is_some() {}
         }
     }
     let now = at(1500);
     for job in 0..8 {
         for i in 0..50 {
-            fanout.handle(now, &Arc::new(packet(now, stream, 0, seq + 1 + i + 50 * job, i + job == 0)), |_| {});
+            fanout.handle(now, &Arc::new(packet(now, stream, 0, seq + 1 + i + 50 * job, i + job == 0, 1000)), |_| {});
         }
         while fanout.poll(now).is_some() {}
     }
@@ -56,7 +56,7 @@ fn a_paced_track_does_not_keep_the_shard_busy_when_another_has_gone() {
     let now = pace(&mut fanout, a.id);
     assert!(fanout.paced_until() > now && fanout.paced_until() < at(3000));
     // One packet of `b`, whose only viewer leaves before the shard sends.
-    fanout.handle(now, &Arc::new(packet(now, b.id, 0, 1, true)), |_| {});
+    fanout.handle(now, &Arc::new(packet(now, b.id, 0, 1, true, 1000)), |_| {});
     fanout.leave(b.id, 2);
     assert!(fanout.poll(now).is_none());
 }
@@ -72,7 +72,7 @@ fn a_paced_track_does_not_keep_the_shard_busy_when_another_is_done() {
         fanout.join(&b, MediaKind::Video, Rendition::default(), 100 + v);
     }
     let now = pace(&mut fanout, a.id);
-    fanout.handle(now, &Arc::new(packet(now, b.id, 0, 1, true)), |_| {});
+    fanout.handle(now, &Arc::new(packet(now, b.id, 0, 1, true, 1000)), |_| {});
     let mut n = 0;
     while fanout.poll(now).is_some() {
         n += 1;
@@ -87,7 +87,7 @@ fn a_stream_that_is_left_and_joined_within_a_turn_keeps_no_places() {
     let a = Arc::new(Stream::new(StreamId(1), "a"));
     fanout.join(&a, MediaKind::Audio, Rendition::default(), 1);
     fanout.join(&a, MediaKind::Video, Rendition::default(), 1);
-    fanout.handle(at(1), &Arc::new(packet(at(1), a.id, 0, 1, true)), |_| {});
+    fanout.handle(at(1), &Arc::new(packet(at(1), a.id, 0, 1, true, 1000)), |_| {});
     fanout.leave(a.id, 1);
     fanout.join(&a, MediaKind::Audio, Rendition::default(), 2);
     fanout.poll(at(1));
@@ -102,13 +102,13 @@ fn show(room: &Room, active: [bool; 3]) {
 }
 
 fn give(room: &mut Room, layer: u8, seq: u64, key: bool) {
-    let p = packet(room.now, STREAM, layer, seq, key);
+    let p = packet(room.now, STREAM, layer, seq, key, 500);
     room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(p)), &mut room.out);
 }
 
 fn past(room: &mut Room, layer: u8, seqs: std::ops::Range<u64>) {
     let first = seqs.start;
-    let packets = seqs.map(|seq| Arc::new(packet(room.now, STREAM, layer, seq, seq == first))).collect();
+    let packets = seqs.map(|seq| Arc::new(packet(room.now, STREAM, layer, seq, seq == first, 500))).collect();
     room.shard.handle_peer(room.now, PeerMessage::Past { stream: STREAM, packets }, &mut room.out);
 }
 
@@ -263,7 +263,7 @@ fn a_replay_of_another_layer_keeps_the_clock() {
     for i in 0..120u64 {
         room.now += Duration::from_millis(33);
         give(&mut room, 2, 5 + i, false);
-        let mut p = packet(room.now, STREAM, 1, 10 + i, i == 0);
+        let mut p = packet(room.now, STREAM, 1, 10 + i, i == 0, 500);
         p.timestamp = 5_000_000 + 2970 * i as u32;
         m.push(Arc::new(p));
         deliver(&mut room, || true);
@@ -282,7 +282,7 @@ fn a_replay_of_another_layer_keeps_the_clock() {
         room.now += Duration::from_millis(1);
     }
     let replayed = room.clients[0].got().last().copied().expect("video");
-    let mut p = packet(room.now, STREAM, 1, 130, false);
+    let mut p = packet(room.now, STREAM, 1, 130, false, 500);
     p.timestamp = 5_000_000 + 2970 * 120;
     room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(p)), &mut room.out);
     deliver(&mut room, || true);

@@ -40,7 +40,7 @@ fn give(room: &mut Room, layer: u8, seq: u64, key: bool) {
     let packet = MediaPacket {
         seq: seq + 1000 * apart,
         timestamp: (seq * 3000 + 1_000_000 * apart) as u32,
-        ..of_layer(room.now, layer, seq, key)
+        ..of_layer(room.now, layer, seq, key, 500)
     };
     room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(packet)), &mut room.out);
 }

@@ -49,8 +49,8 @@ pub fn vp8_payload(layer: u8, seq: u64, temporal: u8, key: bool, bytes: usize) -
 }
 
 /// A frame of a simulcast layer.
-pub fn of_layer(now: Instant, layer: u8, seq: u64, key: bool) -> MediaPacket {
-    let payload = vp8_payload(layer, seq, 0, key, 500);
+pub fn of_layer(now: Instant, layer: u8, seq: u64, key: bool, bytes: usize) -> MediaPacket {
+    let payload = vp8_payload(layer, seq, 0, key, bytes);
     MediaPacket { layer, ssrc: u32::from(layer) + 1, ..packet(now, Format::VP8, seq, payload) }
 }
 

@@ -28,7 +28,7 @@ fn crowd() -> Room {
         room.watch();
     }
     room.run_until(|room| room.clients.iter().all(|c| c.connected_at.is_some()));
-    let keyframe = Arc::new(of_layer(room.now, 0, 1, true));
+    let keyframe = Arc::new(of_layer(room.now, 0, 1, true, 500));
     room.shard.handle_peer(room.now, PeerMessage::Media(keyframe), &mut room.out);
     deliver(&mut room, || true);
     room
