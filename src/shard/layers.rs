@@ -105,7 +105,7 @@ impl Shard {
         let Some(entry) = self.by_id.get(&session).and_then(|key| self.sessions.get(*key)) else { return };
         let (Some(viewer), stream) = (entry.viewer, entry.slot.stream.clone()) else { return };
         self.viewers[viewer].selection.wish = wish;
-        self.select(now, viewer, &stream, out);
+        self.select(now, viewer, &stream, &stream.layers(), out);
     }
 
     /// Looks at the viewers of all streams with a choice, when it is time.
@@ -116,8 +116,9 @@ impl Shard {
         let streams: Vec<Arc<Stream>> = self.fanout.layered().cloned().collect();
         for stream in &streams {
             let viewers: Vec<usize> = self.fanout.viewers_of_video(stream.id).collect();
+            let layers = stream.layers();
             for viewer in viewers {
-                self.select(now, viewer, stream, out);
+                self.select(now, viewer, stream, &layers, out);
             }
         }
         self.next_select = if streams.is_empty() { Instant::FAR_FUTURE } else { now + SELECT_INTERVAL };
@@ -130,20 +131,19 @@ impl Shard {
         }
     }
 
-    fn select(&mut self, now: Instant, viewer: usize, stream: &Stream, out: &mut SendBatch) {
+    fn select(&mut self, now: Instant, viewer: usize, stream: &Stream, layers: &Layers, out: &mut SendBatch) {
         let Some(Viewer { egress, selection, .. }) = self.viewers.get_mut(viewer) else { return };
-        let layers = stream.layers();
-        if select::is_choice(&layers) {
+        if egress.bwe().is_none() && select::is_choice(layers) {
             let highest = layers.iter().map(|l| l.bitrate).max().unwrap_or_default();
             egress.estimate_by_reports(Bitrate::from_bps(2 * highest));
         }
         let reads = egress.reads_descriptors();
-        let chosen = selection.choose(now, &layers, reads, egress.bwe());
+        let chosen = selection.choose(now, layers, reads, egress.bwe());
         self.probe(now, viewer, out);
         let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
         let Some(rung) = chosen else { return };
         let (shown, target) = (egress.shown(), egress.target());
-        let mut wanted = rung.rendition(&layers, &selection.wish, reads);
+        let mut wanted = rung.rendition(layers, &selection.wish, reads);
         if wanted == target {
             match (selection.switching, shown) {
                 (Some(since), Some(shown)) if now.since(since) >= GIVE_UP && !stream.is_deaf() => {
