@@ -15,6 +15,7 @@ use super::Shard;
 use super::message::PeerMessage;
 use super::viewers::{Found, note};
 use crate::datagram::SendBatch;
+use crate::forward::bucket::Bucket;
 use crate::forward::fanout::Joined;
 use crate::forward::keyframes::ANSWER_WAIT;
 use crate::forward::table::Stream;
@@ -44,7 +45,8 @@ pub(super) struct Starts {
     replays: BinaryHeap<Reverse<Replay>>,
     /// Rises with each message, so that replays take turns.
     turn: u64,
-    budget: Budget,
+    /// A second of it may be gathered.
+    budget: Bucket,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,25 +62,6 @@ struct Replay {
     sent: usize,
     /// Nothing but the keyframe.
     keyframe_only: bool,
-}
-
-#[derive(Default)]
-struct Budget {
-    bytes: u64,
-    at: Instant,
-}
-
-impl Budget {
-    fn take(&mut self, now: Instant, bytes: u64) -> bool {
-        let earned = u128::from(REPLAY_BYTES_PER_SECOND) * now.since(self.at).as_nanos() / 1_000_000_000;
-        self.bytes = (u128::from(self.bytes) + earned).min(REPLAY_BYTES_PER_SECOND.into()) as u64;
-        self.at = now;
-        let enough = bytes <= self.bytes;
-        if enough {
-            self.bytes -= bytes;
-        }
-        enough
-    }
 }
 
 impl Starts {
@@ -163,7 +146,8 @@ impl Shard {
         // One that was stopped is still there, with numbers of its own.
         self.starts.replays.retain(|Reverse(r)| r.viewer != viewer);
         let keyframe_bytes: usize = gop.keyframe().iter().map(|p| p.packet.payload.len()).sum();
-        let fits = self.starts.budget.take(now, (gop.bytes() - keyframe_bytes) as u64);
+        let rest = (gop.bytes() - keyframe_bytes) as u64;
+        let fits = self.starts.budget.take(now, REPLAY_BYTES_PER_SECOND, REPLAY_BYTES_PER_SECOND, rest).is_ok();
         let replay = Replay {
             due: now,
             turn: 0,
