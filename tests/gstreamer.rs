@@ -1,6 +1,4 @@
-//! GStreamer's webrtcbin, of Debian's 1.22, publishes and watches.
-//!
-//! With an ECDSA certificate that it is given: by itself it shows an RSA one, which our DTLS cannot verify.
+//! GStreamer's webrtcbin, of Debian's 1.22, publishes and watches: with its own RSA certificate, and with an ECDSA one.
 
 #![expect(clippy::disallowed_methods, reason = "real programs live in real time")]
 
@@ -34,22 +32,38 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(|failed| failed.into_inner())
 }
 
-fn webrtcbin(role: &str, url: &str) -> Peer {
-    let certificate = Certificate::generate().expect("the cipher library can make a key");
-    let der = certificate.to_str0m();
-    let pem = |label: &str, der: &[u8]| {
+/// Which certificate a webrtcbin shows.
+enum Shows {
+    ItsOwn,
+    Ecdsa,
+}
+
+fn webrtcbin(role: &str, url: &str, shows: Shows) -> Peer {
+    // Debian's own, for which apt has GStreamer.
+    let mut python = Command::new("/usr/bin/python3");
+    match shows {
+        Shows::ItsOwn => peer::start(&mut python, "webrtcbin_peer", "py", &[role, url]),
+        Shows::Ecdsa => {
+            let certificate = Certificate::generate().expect("the cipher library can make a key");
+            let arguments = [role, url, &certificate.fingerprint(), &pem(&certificate)];
+            peer::start(&mut python, "webrtcbin_peer", "py", &arguments)
+        }
+    }
+}
+
+/// Certificate and key.
+fn pem(certificate: &Certificate) -> String {
+    let block = |label: &str, der: &[u8]| {
         let lines: Vec<String> =
             STANDARD.encode(der).as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
         format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
     };
-    let both = pem("CERTIFICATE", &der.certificate) + &pem("PRIVATE KEY", &der.private_key);
-    // Debian's own, for which apt has GStreamer.
-    let mut python = Command::new("/usr/bin/python3");
-    peer::start(&mut python, "webrtcbin_peer", "py", &[role, url, &certificate.fingerprint(), &both])
+    let der = certificate.to_str0m();
+    block("CERTIFICATE", &der.certificate) + &block("PRIVATE KEY", &der.private_key)
 }
 
-fn publish(server: &Server) -> Peer {
-    let mut publisher = webrtcbin("publish", &format!("{}/whip/live", server.url));
+fn publish(server: &Server, shows: Shows) -> Peer {
+    let mut publisher = webrtcbin("publish", &format!("{}/whip/live", server.url), shows);
     publisher.hear_until(PATIENCE, |said| said["state"] == "connected");
     server.wait_for_metric("manycast_media_received_total", "", |packets| packets > 100.0);
     publisher
@@ -59,8 +73,8 @@ fn publish(server: &Server) -> Peer {
 fn gstreamer_watches_what_gstreamer_publishes() {
     let _turn = turn();
     let server = Server::start(&[]);
-    let _publisher = publish(&server);
-    let mut viewer = webrtcbin("watch", &format!("{}/whep/live", server.url));
+    let _publisher = publish(&server, Shows::ItsOwn);
+    let mut viewer = webrtcbin("watch", &format!("{}/whep/live", server.url), Shows::ItsOwn);
     let number = |said: &Value, key: &str| said[key].as_u64().unwrap_or_default();
     let said = viewer.hear_until(PATIENCE, |said| number(said, "frames") > FRAMES && number(said, "loud") > 100);
     assert!(number(&said, "bright") > FRAMES * 9 / 10, "the picture is what was published: {said:#}");
@@ -76,7 +90,7 @@ fn gstreamer_watches_what_gstreamer_publishes() {
 fn chromium_watches_what_gstreamer_publishes() {
     let _turn = turn();
     let server = Server::start(&[]);
-    let _publisher = publish(&server);
+    let _publisher = publish(&server, Shows::Ecdsa);
     let browser = Browser::start();
     let viewer = browser.open(&format!("{}/?stream=live#watch", server.url));
     viewer.click("watch-start");

@@ -62,6 +62,11 @@ impl Crossing {
         });
     }
 
+    /// The highest number was sent with a timestamp that is squeezed: what comes next cannot go on from it as it is.
+    pub fn handle_squeezed(&mut self) {
+        self.last = None;
+    }
+
     /// Another goal, or the goal is reached: true if the viewer was left without either rendition.
     pub fn reset(&mut self) -> bool {
         self.passed = None;

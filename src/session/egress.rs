@@ -15,6 +15,7 @@ use super::bwe::{Bwe, ProbeOrder};
 use super::crossing::{Crossing, Found};
 use super::feedback::{Feedback, Past, REPORT_INTERVAL};
 use super::negotiate::BoundFormat;
+use super::squeeze::Squeeze;
 use crate::datagram::{Class, Label, SendBatch, SocketId};
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::seal::RtpSealer;
@@ -120,19 +121,9 @@ pub(super) struct Splice {
     timestamp_offset: u32,
     /// To add to canonical picture numbers.
     rewrite: Rewrite,
-    squeeze: Squeeze,
+    /// It began with a replay.
+    squeeze: Option<Squeeze>,
 }
-
-/// Canonical packets before `until` are of the past and were replayed: their time is squeezed towards the `end` that it had
-/// then, for a decoder that shows them at their own pace would stay behind for ever.
-#[derive(Clone, Copy, Debug, Default)]
-struct Squeeze {
-    until: u64,
-    end: u32,
-}
-
-/// How many times faster a replay's time runs: 12 s end up within 0.75 s, and 60 frames/s are still 1 ms apart.
-const SQUEEZE: u32 = 16;
 
 impl Splice {
     /// In the viewer's numbering; `None`: from before the splice.
@@ -141,13 +132,16 @@ impl Splice {
     }
 
     fn timestamp(&self, canonical: &CanonicalPacket) -> u32 {
-        let timestamp = if canonical.seq < self.squeeze.until {
-            let before = self.squeeze.end.wrapping_sub(canonical.timestamp).cast_signed();
-            self.squeeze.end.wrapping_sub((before / SQUEEZE.cast_signed()).cast_unsigned())
-        } else {
-            canonical.timestamp
+        let timestamp = match &self.squeeze {
+            Some(squeeze) if squeeze.holds(canonical) => squeeze.timestamp(canonical),
+            _ => canonical.timestamp,
         };
         timestamp.wrapping_add(self.timestamp_offset)
+    }
+
+    /// Whether the packet's time is not that of its capture.
+    fn is_squeezed(&self, canonical: &CanonicalPacket) -> bool {
+        self.squeeze.is_some_and(|s| s.holds(canonical))
     }
 }
 
@@ -344,7 +338,13 @@ impl Egress {
 
     /// From now on the viewer gets the video's past from `keyframe` on, by [`Self::replay`]; `newest` is its end now. False:
     /// it waits for nothing.
-    pub fn start_replay(&mut self, rendition: Rendition, keyframe: &CanonicalPacket, newest: &CanonicalPacket) -> bool {
+    pub fn start_replay(
+        &mut self,
+        rendition: Rendition,
+        keyframe: &CanonicalPacket,
+        newest: &CanonicalPacket,
+        squeeze: Squeeze,
+    ) -> bool {
         let Some(track) = &mut self.tracks[MediaKind::Video as usize] else { return false };
         if self.path.is_none() || track.phase != Phase::Waiting || track.target != rendition {
             return false;
@@ -356,8 +356,7 @@ impl Egress {
         {
             return false;
         }
-        let squeeze = Squeeze { until: newest.seq + 1, end: newest.timestamp };
-        track.splice_at(rendition, keyframe, newest, squeeze, &mut self.feedback);
+        track.splice_at(rendition, keyframe, newest, Some(squeeze), &mut self.feedback);
         track.phase = Phase::Replaying;
         true
     }
@@ -459,8 +458,9 @@ impl Egress {
         let Some(payload_types) = track.payload_types(packets[first].packet.format, &self.feedback) else {
             return Written::NoPayloadType;
         };
-        let Some(splice) = track.splice else { return Written::NotWanted };
-        let replaying = track.phase == Phase::Replaying;
+        let Some(mut splice) = track.splice else { return Written::NotWanted };
+        // Of the run as a whole, whose headers are equally long.
+        let squeezed = splice.is_squeezed(&packets[first]);
         let mut bwe = self.bwe.as_deref_mut().filter(|_| track.extensions.transport_cc != 0);
         let tag_bytes = self.sealer.tag_bytes();
         let header_bytes_max = header_bytes_max(&packets[first].packet);
@@ -482,8 +482,8 @@ impl Egress {
             };
             let packet = &mut room[at..];
             let mut extensions = canonical.packet.extensions;
-            if replaying {
-                // It would not agree with the squeezed time.
+            if squeezed {
+                // It would not agree with the timestamp.
                 extensions.abs_capture_time = None;
             }
             let body_bytes = padded + tag_bytes;
@@ -510,7 +510,7 @@ impl Egress {
                 track.next_seq = seq + 1;
                 track.newest_timestamp = header.timestamp;
                 newest = Some((canonical, rewrite));
-                if !replaying {
+                if !splice.is_squeezed(canonical) {
                     track.newest = Some((header.timestamp, canonical.packet.captured));
                 }
             }
@@ -521,7 +521,14 @@ impl Egress {
         if let Some((canonical, rewrite)) = newest {
             let numbers = canonical.packet.descriptor.numbers;
             track.newest_numbers = numbers.plus(rewrite).or(track.newest_numbers);
-            track.crossing.handle_sent(canonical, track.newest_timestamp, rewrite);
+            match splice.is_squeezed(canonical) {
+                true => track.crossing.handle_squeezed(),
+                false => track.crossing.handle_sent(canonical, track.newest_timestamp, rewrite),
+            }
+        }
+        if let Some(squeeze) = &mut splice.squeeze {
+            squeeze.passes(&packets[end - 1]);
+            track.splice = Some(splice);
         }
         // A packet has 1500 bytes at most.
         let label = Label { class: class_of(kind), owner: self.owner };
@@ -638,7 +645,7 @@ impl Egress {
         let (ssrc, seq) = self.feedback.grant_resend(now, lost.kind, lost.out_seq, bytes, track.octets)?;
         let timestamp = splice.timestamp(canonical);
         let (osn, rewrite) = (lost.out_seq as u16, splice.rewrite);
-        let squeezed = canonical.seq < splice.squeeze.until;
+        let squeezed = splice.is_squeezed(canonical);
         Some(Granted { kind: lost.kind, payload_type, ssrc, seq, osn, timestamp, rewrite, squeezed })
     }
 
@@ -763,7 +770,7 @@ impl TrackTx {
         if self.is_crossing() && self.crossing.goes_on_with(first) {
             return Some(self.go_on_with(rendition, first, feedback));
         }
-        self.splice_at(rendition, first, first, Squeeze::default(), feedback);
+        self.splice_at(rendition, first, first, None, feedback);
         self.phase = Phase::Live { from: first.seq };
         Some(first.seq)
     }
@@ -771,8 +778,9 @@ impl TrackTx {
     /// As if the rendition had not changed.
     fn go_on_with(&mut self, rendition: Rendition, first: &CanonicalPacket, feedback: &mut Feedback) -> u64 {
         let (timestamp_offset, rewrite) = self.crossing.offsets(first);
-        let (from, first_seq, squeeze) = (first.seq, self.next_seq, Squeeze::default());
-        self.replace_splice(Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze }, first, feedback);
+        let (from, first_seq) = (first.seq, self.next_seq);
+        let splice = Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze: None };
+        self.replace_splice(splice, first, feedback);
         self.phase = Phase::Live { from };
         from
     }
@@ -784,7 +792,7 @@ impl TrackTx {
         rendition: Rendition,
         first: &CanonicalPacket,
         present: &CanonicalPacket,
-        squeeze: Squeeze,
+        squeeze: Option<Squeeze>,
         feedback: &mut Feedback,
     ) {
         let (timestamp_offset, rewrite) = match self.splice {
@@ -798,8 +806,8 @@ impl TrackTx {
         };
         let (from, first_seq) = (first.seq, self.next_seq);
         let mut splice = Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze };
-        if self.splice.is_some_and(|before| before.rendition != rendition) {
-            // The beginning of a replay lies before the present, but time goes forward.
+        if self.splice.is_some() {
+            // A replay that a keyframe ends may be ahead of it by the publisher's jitter, but time goes forward.
             let behind = self.least_timestamp().wrapping_sub(splice.timestamp(first)).cast_signed();
             splice.timestamp_offset = timestamp_offset.wrapping_add(behind.max(0).cast_unsigned());
         }

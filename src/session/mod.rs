@@ -13,6 +13,7 @@ mod feedback;
 pub mod negotiate;
 mod peer;
 mod publisher;
+pub mod squeeze;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

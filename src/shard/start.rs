@@ -4,7 +4,7 @@
 //! A replay runs through a track's past (`forward::gop`), the keyframe at once and the rest faster than it came, until it
 //! meets the present; from there on the viewer gets what everybody gets.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,15 +22,16 @@ use crate::forward::table::Stream;
 use crate::id::{Generation, StreamId};
 use crate::metrics::DropReason;
 use crate::session::egress::Written;
+use crate::session::squeeze::Squeeze;
 use crate::units::Instant;
-use crate::wire::packet::{MediaPacket, Rendition};
+use crate::wire::packet::{CanonicalPacket, MediaPacket, Rendition};
 
 /// A keyframe that began so recently is replayed: the publisher is not asked for another one before a second has passed.
 const YOUNG: Duration = Duration::from_secs(1);
 
 /// What follows the keyframe is replayed so many times faster than it came.
 const REPLAY_FACTOR: u64 = 8;
-/// Where the track's own bitrate is not known yet: 2 Mbit/s.
+/// Where the track's own bitrate is not known yet, at least so much: 2 Mbit/s.
 const UNKNOWN_BYTES_PER_SECOND: u64 = 250_000;
 
 /// Of all replays of a shard together, without their keyframes: a third of what a core sends. A replay that does not fit
@@ -49,7 +50,7 @@ pub(super) struct Starts {
     budget: Bucket,
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug)]
 struct Replay {
     due: Instant,
     turn: u64,
@@ -58,11 +59,35 @@ struct Replay {
     rendition: Rendition,
     /// Canonical number of the keyframe that it began with.
     keyframe: u64,
+    began: Instant,
+    squeeze: Squeeze,
     /// Packets of the past that are sent.
     sent: usize,
+    /// Payload bytes per second, behind the keyframe.
+    rate: u64,
     /// Nothing but the keyframe.
     keyframe_only: bool,
 }
+
+impl Ord for Replay {
+    fn cmp(&self, other: &Replay) -> Ordering {
+        (self.due, self.turn).cmp(&(other.due, other.turn))
+    }
+}
+
+impl PartialOrd for Replay {
+    fn partial_cmp(&self, other: &Replay) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Replay {
+    fn eq(&self, other: &Replay) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Replay {}
 
 impl Starts {
     pub fn leave(&mut self, viewer: usize) {
@@ -87,6 +112,11 @@ impl Starts {
         self.turn += 1;
         self.replays.push(Reverse(Replay { turn: self.turn, ..replay }));
     }
+}
+
+/// Bytes per second.
+fn per_second(bytes: u64, within: Duration) -> u64 {
+    bytes * 1000 / within.max(Duration::from_millis(100)).as_millis() as u64
 }
 
 impl Shard {
@@ -131,6 +161,7 @@ impl Shard {
     fn try_replay(&mut self, now: Instant, viewer: usize, stream: StreamId, overdue: bool) -> bool {
         let egress = &mut self.viewers[viewer].egress;
         let rendition = egress.target();
+        let measured = self.fanout.bytes_per_second(now, stream, rendition);
         let Some((gop, newest)) = self.fanout.gop(stream, rendition) else { return false };
         let Some(began) = gop.began() else { return false };
         let useless = overdue || self.fanout.stream(stream).is_some_and(|s| s.is_deaf());
@@ -139,15 +170,24 @@ impl Shard {
         }
         let keyframe = &gop.packets()[0];
         let end = gop.packets().iter().rev().find(|p| p.seq == newest).unwrap_or(keyframe);
-        if !egress.start_replay(rendition, keyframe, end) {
+        let keyframe_bytes: usize = gop.keyframe().iter().map(|p| p.packet.payload.len()).sum();
+        let rest = (gop.bytes() - keyframe_bytes) as u64;
+        let average = per_second(rest, end.packet.arrival.since(began));
+        let own = average.max(measured.unwrap_or(UNKNOWN_BYTES_PER_SECOND)).max(1);
+        let rate = own * REPLAY_FACTOR;
+        // What comes meanwhile is replayed too.
+        let takes = Duration::from_micros(rest * 1_000_000 / (rate - own).max(1));
+        let keyframe_only = !gop.is_whole();
+        let squeeze = Squeeze::new(keyframe, end, takes);
+        if !egress.start_replay(rendition, keyframe, end, squeeze) {
             return false;
         }
         let switched_from = egress.take_switched();
         // One that was stopped is still there, with numbers of its own.
         self.starts.replays.retain(|Reverse(r)| r.viewer != viewer);
-        let keyframe_bytes: usize = gop.keyframe().iter().map(|p| p.packet.payload.len()).sum();
-        let rest = (gop.bytes() - keyframe_bytes) as u64;
-        let fits = self.starts.budget.take(now, REPLAY_BYTES_PER_SECOND, REPLAY_BYTES_PER_SECOND, rest).is_ok();
+        let budget = &mut self.starts.budget;
+        let keyframe_only =
+            keyframe_only || budget.take(now, REPLAY_BYTES_PER_SECOND, REPLAY_BYTES_PER_SECOND, rest).is_err();
         let replay = Replay {
             due: now,
             turn: 0,
@@ -155,8 +195,11 @@ impl Shard {
             stream,
             rendition,
             keyframe: keyframe.seq,
+            began: now,
+            squeeze,
             sent: 0,
-            keyframe_only: !(gop.is_whole() && fits),
+            rate,
+            keyframe_only,
         };
         self.starts.push(replay);
         self.counters.replays_started += 1;
@@ -172,7 +215,6 @@ impl Shard {
             return false;
         }
         let Some(Reverse(mut replay)) = self.starts.replays.pop() else { return false };
-        let rate = self.fanout.bytes_per_second(now, replay.stream, replay.rendition);
         let viewer = &mut self.viewers[replay.viewer];
         let egress = &mut viewer.egress;
         let Some((gop, newest)) = self.fanout.gop(replay.stream, replay.rendition) else { return true };
@@ -197,7 +239,10 @@ impl Shard {
         let Some((packets, mut run)) = self.fanout.past_run(replay.stream, replay.rendition, replay.sent) else {
             return true;
         };
-        run.packets.end = run.packets.end.min(end);
+        let due = |p: &CanonicalPacket| replay.began + replay.squeeze.due(p);
+        let early = packets[run.packets.clone()].iter().skip(1).position(|p| due(p) > now);
+        run.packets.end = early.map_or(run.packets.end, |at| run.packets.start + 1 + at).min(end);
+        let next_due = packets.get(run.packets.end).map_or(now, due);
         let in_keyframe = run.packets.end <= keyframe_packets;
         let bytes = (run.packets.len() * run.payload_bytes) as u64;
         replay.sent = run.packets.end;
@@ -213,10 +258,9 @@ impl Shard {
             }
             _ => {}
         }
-        if !in_keyframe {
-            let rate = rate.unwrap_or(UNKNOWN_BYTES_PER_SECOND).max(UNKNOWN_BYTES_PER_SECOND) * REPLAY_FACTOR;
-            replay.due = now + Duration::from_nanos(bytes * 1_000_000_000 / rate);
-        }
+        let spread =
+            if in_keyframe { Duration::ZERO } else { Duration::from_nanos(bytes * 1_000_000_000 / replay.rate) };
+        replay.due = (now + spread).max(next_due);
         self.starts.push(replay);
         true
     }

@@ -1,4 +1,5 @@
-//! Our DTLS provider for str0m: dimpl with one configuration for all sessions, and word of what was negotiated.
+//! Our DTLS provider for str0m: dimpl with one configuration for all sessions of a role, RSA clients, and word of what
+//! was negotiated.
 //!
 //! str0m's own provider builds a `dimpl::Config` for every `Rtc`, and with it runs a self-test of all ciphers: about
 //! 1.1 ms a join, against 0.02 ms with the configuration kept (median of 100 on 2 vCPUs of a Xeon).
@@ -6,6 +7,8 @@
 //! dimpl's DTLS 1.2 server takes the first SRTP profile of its own order that the client offers: AEAD_AES_256_GCM,
 //! AEAD_AES_128_GCM, then AES128_CM_SHA1_80. Its 1.3 server follows the client, and browsers put the slow
 //! AES128_CM_SHA1_80 first. So a session stays on DTLS 1.2, str0m's default, and answers as DTLS server.
+
+mod rsa;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -236,14 +239,15 @@ impl Drop for Restore {
 }
 
 struct SharedConfigDtls {
-    /// Made at the first session.
-    config: OnceLock<Arc<dimpl::Config>>,
+    /// Both made at the first session.
+    server: OnceLock<Arc<dimpl::Config>>,
+    client: OnceLock<Arc<dimpl::Config>>,
     seed: Option<u64>,
 }
 
 impl SharedConfigDtls {
     const fn new(seed: Option<u64>) -> SharedConfigDtls {
-        SharedConfigDtls { config: OnceLock::new(), seed }
+        SharedConfigDtls { server: OnceLock::new(), client: OnceLock::new(), seed }
     }
 }
 
@@ -266,29 +270,38 @@ impl DtlsProvider for SharedConfigDtls {
         // Ours is fixed: see `MTU_BYTES`.
         _mtu: Option<usize>,
     ) -> Result<Box<dyn DtlsInstance>, CryptoError> {
-        let config = self.config()?;
-        let cert = cert.clone();
-        let dtls = match dtls_version {
-            DtlsVersion::Dtls12 => dimpl::Dtls::new_12(config, cert, now),
-            DtlsVersion::Dtls13 => dimpl::Dtls::new_13(config, cert, now),
-            DtlsVersion::Auto => dimpl::Dtls::new_auto(config, cert, now),
-            other => return Err(CryptoError::Other(format!("unknown DTLS version {other}"))),
-        };
-        let watch = BUILDING.take();
-        Ok(Box::new(ObservedDtls { dtls, watch }))
+        if dtls_version != DtlsVersion::Dtls12 {
+            return Err(CryptoError::Other(format!("no {dtls_version} here, 1.2 alone")));
+        }
+        let dtls = dimpl::Dtls::new_12(self.server()?, cert.clone(), now);
+        let client = Some(Client { config: self.client()?, certificate: cert.clone(), now });
+        Ok(Box::new(ObservedDtls { dtls, client, watch: BUILDING.take() }))
     }
 }
 
 impl SharedConfigDtls {
-    fn config(&self) -> Result<Arc<dimpl::Config>, CryptoError> {
-        if let Some(config) = self.config.get() {
+    fn server(&self) -> Result<Arc<dimpl::Config>, CryptoError> {
+        self.config(&self.server, rsa::crypto_provider)
+    }
+
+    fn client(&self) -> Result<Arc<dimpl::Config>, CryptoError> {
+        self.config(&self.client, str0m_aws_lc_rs::dimpl_crypto_provider)
+    }
+
+    fn config(
+        &self,
+        kept: &OnceLock<Arc<dimpl::Config>>,
+        crypto: fn() -> dimpl::crypto::CryptoProvider,
+    ) -> Result<Arc<dimpl::Config>, CryptoError> {
+        if let Some(config) = kept.get() {
             return Ok(config.clone());
         }
         let mut builder = dimpl::Config::builder()
-            .with_crypto_provider(str0m_aws_lc_rs::dimpl_crypto_provider())
+            .with_crypto_provider(crypto())
             // Only 4-tuples that ICE has verified reach DTLS, which is what a cookie would prove.
             .use_server_cookie(false)
             .mtu(MTU_BYTES)
+            .max_queue_rx(rsa::QUEUED_DATAGRAMS_MAX)
             .flight_start_rto(FLIGHT_RTO)
             .flight_retries(FLIGHT_RETRIES);
         if let Some(seed) = self.seed {
@@ -296,14 +309,24 @@ impl SharedConfigDtls {
         }
         let config = builder.build().map_err(|e| CryptoError::Other(format!("DTLS configuration: {e}")))?;
         // Two threads may get here at once; they agree on the one that comes first.
-        Ok(self.config.get_or_init(|| Arc::new(config)).clone())
+        Ok(kept.get_or_init(|| Arc::new(config)).clone())
     }
 }
 
 /// A dimpl endpoint that tells its handles when keying material passes by, on its way to str0m.
 struct ObservedDtls {
+    /// A server, unless told otherwise.
     dtls: dimpl::Dtls,
+    /// Until the role is known.
+    client: Option<Client>,
     watch: Option<Watch>,
+}
+
+/// What the DTLS client is made from, should we be that. It is no server turned around: see [`rsa`].
+struct Client {
+    config: Arc<dimpl::Config>,
+    certificate: DtlsCert,
+    now: Instant,
 }
 
 impl fmt::Debug for ObservedDtls {
@@ -314,7 +337,7 @@ impl fmt::Debug for ObservedDtls {
 
 impl DtlsInstance for ObservedDtls {
     fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> DtlsOutput<'a> {
-        let output = self.dtls.poll_output(buf);
+        let output = rsa::poll_output(&mut self.dtls, buf);
         if let DtlsOutput::KeyingMaterial(material, profile) = &output
             && let Some(watch) = &mut self.watch
         {
@@ -348,6 +371,10 @@ impl DtlsInstance for ObservedDtls {
     }
 
     fn set_active(&mut self, active: bool) {
+        let client = self.client.take();
+        if active && let Some(Client { config, certificate, now }) = client {
+            self.dtls = dimpl::Dtls::new_12(config, certificate, now);
+        }
         self.dtls.set_active(active);
     }
 
@@ -388,241 +415,4 @@ impl DtlsInstance for ObservedDtls {
 pub(super) use tests::{Packets, Peer, negotiate, shake_hands, start};
 
 #[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-    use std::net::SocketAddr;
-
-    use str0m::media::{Direction, MediaKind, Mid};
-    use str0m::net::{Protocol, Receive};
-    use str0m::{Candidate, Event, Input, Output, Rtc, RtcConfig};
-
-    use super::*;
-    use crate::wire::classify::{Kind, classify};
-
-    /// One end of an in-memory path without delay or loss.
-    pub struct Peer {
-        pub rtc: Rtc,
-        pub observed: Observed,
-        pub keys: KeySlot,
-        pub addr: SocketAddr,
-        pub timeout: Instant,
-        pub events: Vec<Event>,
-    }
-
-    pub type Packets = VecDeque<str0m::net::Transmit>;
-
-    impl Peer {
-        pub fn new(config: RtcConfig, port: u16, now: Instant) -> Peer {
-            Peer::with_provider(config, crypto_provider(), port, now)
-        }
-
-        pub fn with_provider(config: RtcConfig, provider: Arc<CryptoProvider>, port: u16, now: Instant) -> Peer {
-            let config = config.set_crypto_provider(provider);
-            let (mut rtc, observed, keys) = capture(|| config.build(now));
-            let addr = SocketAddr::from(([10, 0, 0, 1], port));
-            rtc.add_local_candidate(Candidate::host(addr, "udp").unwrap()).unwrap();
-            Peer { rtc, observed, keys, addr, timeout: now, events: Vec::new() }
-        }
-
-        pub fn drain(&mut self, out: &mut Packets) {
-            loop {
-                match self.rtc.poll_output().unwrap() {
-                    Output::Transmit(t) => out.push_back(t),
-                    Output::Event(event) => self.events.push(event),
-                    Output::Timeout(at) => break self.timeout = at,
-                }
-            }
-        }
-
-        pub fn handle(&mut self, now: Instant, packet: Option<&str0m::net::Transmit>, out: &mut Packets) {
-            match packet {
-                None => {
-                    self.rtc.handle_input(Input::Timeout(now)).unwrap();
-                    self.drain(out);
-                }
-                Some(t) => self.receive(now, t.source, &t.contents, out),
-            }
-        }
-
-        pub fn receive(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], out: &mut Packets) {
-            let receive = Receive::new(Protocol::Udp, from, self.addr, datagram).unwrap();
-            self.rtc.handle_input(Input::Receive(now, receive)).unwrap();
-            self.drain(out);
-        }
-    }
-
-    impl CapturedKeys {
-        /// For peers that were both made to take the front of the material for that of another profile.
-        pub fn coerced(mut self, profile: SrtpProfile) -> CapturedKeys {
-            self.material = Zeroizing::new(Box::from(&self.material[..profile.keying_material_len()]));
-            self.profile = profile;
-            self
-        }
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "str0m wants a std instant to count virtual time from")]
-    pub fn start() -> Instant {
-        Instant::now()
-    }
-
-    /// Returns how long it takes. Virtual time stands still while packets are on their way, and jumps to the next
-    /// timeout when none are. The first `lost` datagrams of the DTLS server are dropped.
-    fn connect(offerer: &mut Peer, answerer: &mut Peer, start: Instant, lost: usize) -> Duration {
-        negotiate(offerer, answerer, Direction::SendOnly);
-        shake_hands(offerer, answerer, start, lost)
-    }
-
-    /// One video m-line, whose direction is the offerer's.
-    pub fn negotiate(offerer: &mut Peer, answerer: &mut Peer, direction: Direction) -> Mid {
-        let mut changes = offerer.rtc.sdp_api();
-        let mid = changes.add_media(MediaKind::Video, direction, None, None, None);
-        let (offer, pending) = changes.apply().unwrap();
-        let answer = answerer.rtc.sdp_api().accept_offer(offer).unwrap();
-        offerer.rtc.sdp_api().accept_answer(pending, answer).unwrap();
-        mid
-    }
-
-    /// See `connect`.
-    pub fn shake_hands(offerer: &mut Peer, answerer: &mut Peer, start: Instant, mut lost: usize) -> Duration {
-        let mut now = start;
-        let mut packets = Packets::new();
-        offerer.drain(&mut packets);
-        answerer.drain(&mut packets);
-        while !(offerer.rtc.is_connected() && answerer.rtc.is_connected()) {
-            if let Some(packet) = packets.pop_front() {
-                if lost > 0 && packet.source == answerer.addr && classify(&packet.contents) == Some(Kind::Dtls) {
-                    lost -= 1;
-                    continue;
-                }
-                let to = if packet.destination == offerer.addr { &mut *offerer } else { &mut *answerer };
-                to.handle(now, Some(&packet), &mut packets);
-                continue;
-            }
-            now = now.max(offerer.timeout.min(answerer.timeout));
-            assert!(now < start + Duration::from_secs(10), "not connected in 10 s of virtual time");
-            offerer.handle(now, None, &mut packets);
-            answerer.handle(now, None, &mut packets);
-        }
-        now - start
-    }
-
-    #[test]
-    fn two_peers_connect_and_both_observe_an_aead_profile() {
-        let start = start();
-        let certificate = Certificate::generate().unwrap();
-        let mut offerer = Peer::new(RtcConfig::new(), 1, start);
-        let lite = RtcConfig::new().set_ice_lite(true).set_dtls_cert(certificate.to_str0m());
-        let mut answerer = Peer::new(lite, 2, start);
-        assert_eq!(answerer.observed.profile(), None);
-        assert_eq!(answerer.observed.version(), None);
-
-        connect(&mut offerer, &mut answerer, start, 0);
-
-        for peer in [&offerer, &answerer] {
-            assert_eq!(peer.observed.profile(), Some(SrtpProfile::AEAD_AES_256_GCM));
-            assert_eq!(peer.observed.version(), Some(ProtocolVersion::DTLS1_2));
-        }
-    }
-
-    #[test]
-    fn both_peers_capture_the_same_keys_once() {
-        let start = start();
-        let mut offerer = Peer::new(RtcConfig::new(), 1, start);
-        let mut answerer = Peer::new(RtcConfig::new().set_ice_lite(true), 2, start);
-        assert!(answerer.keys.take_keys().is_none(), "no handshake yet");
-
-        connect(&mut offerer, &mut answerer, start, 0);
-
-        let [ours, theirs] = [&answerer, &offerer].map(|peer| peer.keys.take_keys().unwrap());
-        assert_eq!((ours.active(), theirs.active()), (false, true));
-        assert_eq!(ours.material, theirs.material);
-        assert!(ours.material.iter().any(|b| *b != 0));
-        assert!(answerer.keys.take_keys().is_none(), "taken already");
-        let shown = format!("{ours:?}");
-        assert_eq!(shown, "CapturedKeys { profile: AEAD_AES_256_GCM, active: false, .. }");
-    }
-
-    /// And nothing is left where they were taken from.
-    #[test]
-    fn captured_keys_are_wiped_on_drop() {
-        fn wiped(_: &impl zeroize::ZeroizeOnDrop) {}
-        let material = Zeroizing::new(Box::from([1; 56]));
-        let keys = CapturedKeys { profile: SrtpProfile::AEAD_AES_128_GCM, material, active: false };
-        let CapturedKeys { profile: _, material, active: _ } = &keys;
-        wiped(material);
-        let slot = KeySlot(Arc::new(Mutex::new(Some(keys))));
-        assert!(slot.take_keys().is_some());
-        assert!(lock(&slot.0).is_none());
-    }
-
-    #[test]
-    fn keys_are_copied_only_for_whoever_asks() {
-        let build = || RtcConfig::new().set_crypto_provider(crypto_provider()).build(start());
-        let (_rtc, _, slot) = capture(build);
-        assert_eq!(Arc::strong_count(&slot.0), 2, "held by its session");
-        let ((_rtc, _), _, outer) = capture(|| observe(build));
-        assert_eq!(Arc::strong_count(&outer.0), 1, "the inner session did not ask");
-    }
-
-    #[test]
-    fn a_lost_flight_is_repaired_within_half_a_second() {
-        let start = start();
-        let time_with = |lost| {
-            let mut offerer = Peer::new(RtcConfig::new(), 1, start);
-            let mut answerer = Peer::new(RtcConfig::new().set_ice_lite(true), 2, start);
-            connect(&mut offerer, &mut answerer, start, lost)
-        };
-        let repair = time_with(1).saturating_sub(time_with(0));
-        assert!(repair > Duration::ZERO, "something was lost");
-        assert!(repair < Duration::from_millis(500), "{repair:?}");
-    }
-
-    #[test]
-    fn all_sessions_share_one_configuration() {
-        let dtls = SharedConfigDtls::new(None);
-        assert!(Arc::ptr_eq(&dtls.config().unwrap(), &dtls.config().unwrap()));
-    }
-
-    #[test]
-    fn the_answer_shows_the_fingerprint_of_the_certificate() {
-        let start = start();
-        let certificate = Certificate::generate().unwrap();
-        let mut offerer = Peer::new(RtcConfig::new(), 1, start);
-        let lite = RtcConfig::new().set_ice_lite(true).set_dtls_cert(certificate.to_str0m());
-        let mut answerer = Peer::new(lite, 2, start);
-        let mut changes = offerer.rtc.sdp_api();
-        changes.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None);
-        let (offer, _pending) = changes.apply().unwrap();
-        let answer = answerer.rtc.sdp_api().accept_offer(offer).unwrap().to_sdp_string();
-        assert!(answer.contains(&format!("a=fingerprint:sha-256 {}", certificate.fingerprint())), "{answer}");
-    }
-
-    #[test]
-    fn each_session_has_a_handle_of_its_own_even_when_nested() {
-        let start = start();
-        let build = || RtcConfig::new().set_crypto_provider(crypto_provider()).build(start);
-        let ((_inner, inner), outer) = observe(|| observe(build));
-        assert_eq!(Arc::strong_count(&inner.0), 2, "held by its session");
-        assert_eq!(Arc::strong_count(&outer.0), 1, "built no session");
-        assert!(BUILDING.take().is_none());
-    }
-
-    #[test]
-    fn a_build_that_panics_leaves_no_handle_behind() {
-        let result = std::panic::catch_unwind(|| observe(|| panic!("on purpose")));
-        assert!(result.is_err());
-        assert!(BUILDING.take().is_none());
-    }
-
-    #[test]
-    fn a_certificate_never_shows_its_key() {
-        let certificate = Certificate::generate().unwrap();
-        assert_eq!(format!("{certificate:?}"), format!("Certificate({:?})", certificate.fingerprint()));
-    }
-
-    #[test]
-    fn a_handle_moves_between_threads() {
-        fn assert_send_sync<T: Send + Sync>() {}
-        assert_send_sync::<Observed>();
-    }
-}
+mod tests;

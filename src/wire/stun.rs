@@ -791,7 +791,61 @@ mod tests {
         }
     }
 
+    /// Binding requests of the clients that the names say, as they came.
+    const RECORDED: &str = include_str!("../../tests/data/stun-requests.hex");
+
+    fn recorded() -> Vec<(&'static str, Vec<u8>)> {
+        let bytes =
+            |hex: &str| (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
+        RECORDED.lines().filter_map(|l| l.split_once(' ')).map(|(name, hex)| (name, bytes(hex))).collect()
+    }
+
+    #[test]
+    fn the_requests_of_real_clients_are_read() {
+        assert_eq!(recorded().len(), 9);
+        for (name, bytes) in recorded() {
+            let request = StunRequest::parse(&bytes).unwrap();
+            assert_eq!(request.local_ufrag().len(), 16, "{name}: ours");
+            assert!(request.remote_ufrag().len() >= 4 && request.priority().is_some(), "{name}");
+            assert_eq!(request.use_candidate(), name.ends_with("-nominates"), "{name}");
+            assert!(!request.verify(PWD), "{name}: its password was another");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn harmed_requests_of_real_clients_are_read_without_panic(
+            of in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte: u8, cut in 0usize..8,
+        ) {
+            let mut all = recorded();
+            let (_, bytes) = &mut all[of.index(9)];
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            bytes.truncate(bytes.len() - cut);
+            let _ = StunRequest::parse(bytes).map(|r| (r.verify(PWD), with_priority(&r, &StunKey::new(PWD))));
+            let _ = parse_mapped_address(bytes, ID);
+        }
+
+        /// What a real client says, without its priority and under our password, is what str0m takes once it is repaired.
+        #[test]
+        fn requests_of_real_clients_are_repaired(of in any::<prop::sample::Index>(), leave_out in 0usize..8) {
+            let hmac = str0m_aws_lc_rs::default_provider().sha1_hmac_provider;
+            let (_, bytes) = &recorded()[of.index(9)];
+            let signed = [PRIORITY, MESSAGE_INTEGRITY, FINGERPRINT];
+            let mut writer = Writer::new(BINDING_REQUEST, ID);
+            for (i, attribute) in Message::parse(bytes).unwrap().attributes().enumerate() {
+                let Attribute { kind, value, .. } = attribute;
+                if !signed.contains(&kind) && (i != leave_out || kind == USERNAME) {
+                    writer.attribute(kind, value);
+                }
+            }
+            writer.integrity(&StunKey::new(PWD));
+            let repaired = with_priority(&StunRequest::parse(&writer.bytes).unwrap(), &StunKey::new(PWD)).unwrap();
+            let message = StunMessage::parse(&repaired).unwrap();
+            prop_assert!(message.verify(PWD.as_bytes(), |k, p| hmac.sha1_hmac(k, p)));
+            prop_assert_eq!(message.prio(), Some(PEER_REFLEXIVE_PRIORITY));
+        }
+
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
             let _ = StunRequest::parse(&bytes).map(|r| r.verify(PWD));

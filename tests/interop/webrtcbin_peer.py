@@ -1,9 +1,9 @@
 """GStreamer's webrtcbin publishes or watches. Says how it fares five times a second, as JSON.
 
-webrtcbin_peer.py publish WHIP_URL FINGERPRINT PEM
-webrtcbin_peer.py watch WHEP_URL FINGERPRINT PEM
+webrtcbin_peer.py publish WHIP_URL [FINGERPRINT PEM]
+webrtcbin_peer.py watch WHEP_URL [FINGERPRINT PEM]
 
-PEM is certificate and key that it shows in place of its own, FINGERPRINT is the certificate's SHA-256.
+PEM is certificate and key that it shows in place of its own, which is RSA; FINGERPRINT is the certificate's SHA-256.
 """
 
 import json
@@ -31,7 +31,7 @@ PUBLISH = f"""webrtcbin name=peer bundle-policy=max-bundle
 # One element alone would come as no pipeline.
 WATCH = "webrtcbin name=peer bundle-policy=max-bundle fakesink"
 
-role, url, fingerprint, pem = sys.argv[1:]
+role, url, *other_certificate = sys.argv[1:]
 Gst.init(None)
 pipeline = Gst.parse_launch(PUBLISH if role == "publish" else WATCH)
 peer = pipeline.get_by_name("peer")
@@ -49,10 +49,10 @@ def keep(thing):
     return thing
 
 
-def show_certificate(_bin, _parent, element):
+def show_other_certificate(_bin, _parent, element):
     factory = element.get_factory()
     if factory and factory.get_name() == "dtlssrtpdec":
-        element.set_property("pem", pem)
+        element.set_property("pem", other_certificate[1])
 
 
 def add_transceivers():
@@ -83,8 +83,9 @@ def gathering_changed(*_):
 
 def exchange():
     offer = peer.get_property("local-description").sdp.as_text()
-    # It knows of its own certificate only.
-    offer = re.sub(r"a=fingerprint:[^\r]*", f"a=fingerprint:sha-256 {fingerprint}", offer)
+    if other_certificate:
+        # It knows of its own only.
+        offer = re.sub(r"a=fingerprint:[^\r]*", f"a=fingerprint:sha-256 {other_certificate[0]}", offer)
     request = urllib.request.Request(url, offer.encode(), {"Content-Type": "application/sdp"})
     with urllib.request.urlopen(request) as response:
         _, answer = GstSdp.SDPMessage.new_from_text(response.read().decode())
@@ -139,7 +140,8 @@ def take_stats(promise, _):
 
 # Or it leaves out loopback.
 keep(peer.get_property("ice-agent")).emit("add-local-ip-address", "127.0.0.1")
-peer.connect("deep-element-added", show_certificate)
+if other_certificate:
+    peer.connect("deep-element-added", show_other_certificate)
 peer.connect("pad-added", decode)
 negotiation = peer.connect("on-negotiation-needed", negotiate)
 gathering = peer.connect("notify::ice-gathering-state", gathering_changed)

@@ -57,9 +57,12 @@ fn a_publisher_that_ignores_requests_does_not_keep_viewers_waiting() {
             assert_eq!(oracle::judge(&got, MediaKind::Video).missing, 0, "seed {seed}");
             // At the present: the same packet came last for all.
             assert!(got.last().expect("video").stamp.packet.abs_diff(newest) <= 4, "seed {seed}");
-            // Nothing of the past was skipped on the way there, and timestamps run as the picture does.
-            let steps = got.windows(2).map(|pair| pair[1].stamp.packet.wrapping_sub(pair[0].stamp.packet));
-            assert!(steps.max() == Some(1), "seed {seed}");
+            // Nothing of the past was skipped on the way there, unless a keyframe was a shorter one.
+            for pair in got.windows(2) {
+                let step = pair[1].stamp.packet.wrapping_sub(pair[0].stamp.packet);
+                let keyframe = pair[1].stamp.keyframe && pair[1].stamp.first_of_frame;
+                assert!(step == 1 || keyframe, "seed {seed}: {pair:?}");
+            }
         }
     }
 }
@@ -86,10 +89,12 @@ fn a_replay_reaches_the_present_faster_than_it_was_sent() {
     let caught_up = got.iter().find(|g| -behind(g) > lag_at_start - 0.05).expect("it does");
     let took = caught_up.at.since(started);
     assert!(took < millis(1300), "{took:?} for {lag_at_start} s");
-    // In the decoder's time the eight seconds take half a second, and what came meanwhile as long as it took.
-    let before = |g: &&Got| g.at < caught_up.at;
-    let past = got.iter().rfind(before).expect("a packet").timestamp.wrapping_sub(got[0].timestamp);
-    assert!(past < 145_000, "{past} ticks");
+    // A decoder's clock is right from the first packet on: each comes when its timestamp says, as if it had been captured then.
+    for g in &got {
+        let captured = f64::from(last.timestamp.wrapping_sub(g.timestamp)) / 90_000.0;
+        let late = captured - last.at.since(g.at).as_secs_f64();
+        assert!(late.abs() < 0.08, "{late} s: {g:?}");
+    }
 }
 
 #[test]
