@@ -85,6 +85,35 @@ fn the_menu_switches_between_layers_without_a_new_negotiation() {
     assert_eq!(browser.console_errors(), [""; 0]);
 }
 
+/// As [`publish`] does, but all in one stream, for which the page has no button.
+const SPATIAL: &str = "const add = RTCPeerConnection.prototype.addTransceiver;
+    RTCPeerConnection.prototype.addTransceiver = function (track, init) {
+        const svc = track.kind === 'video' && init?.direction === 'sendonly';
+        return add.call(this, track, svc ? { ...init, sendEncodings: [{ scalabilityMode: 'L3T3_KEY' }] } : init);
+    };";
+
+#[test]
+fn the_menu_has_spatial_layers_too() {
+    let _turn = turn();
+    let server = Server::start(&["--shards", "2"]);
+    let browser = Browser::start();
+    let publisher = browser.open(&format!("{}/?stream=live&size=640x360", server.url));
+    publisher.run(SPATIAL, vec![]);
+    publisher.choose("publish-codec", "VP9");
+    publisher.click("publish-start");
+    publisher.wait_for_state("publish", "live");
+    let viewer = watch(&browser, &server);
+    let menu_of_two = || Some(menu(&viewer)).filter(|menu| menu.len() == 3);
+    let options = wait_until(PATIENCE, menu_of_two, || format!("{:?}", menu(&viewer)));
+    let values: Vec<&str> = options.iter().map(|(value, _)| value.as_str()).collect();
+    let sizes: Vec<&str> = options.iter().map(|(_, text)| text.split(' ').next().unwrap_or_default()).collect();
+    assert_eq!((values, sizes), (vec!["", "/1", "/0"], vec!["Auto", "360p", "180p"]));
+    viewer.choose("watch-quality", "/0");
+    wait_for_height(&viewer, 180.0);
+    viewer.wait_for_frames("watch", PATIENCE, 30.0);
+    assert_eq!(browser.console_errors(), [""; 0]);
+}
+
 /// Keeps every EventSource that the page opens in `sources`.
 const RECORD: &str = "window.sources = []; window.EventSource = class extends EventSource {
     constructor(url) { super(url); window.sources.push(this); }

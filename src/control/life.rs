@@ -12,6 +12,7 @@ use super::problem::Problem;
 use super::rate::Bucket;
 use super::sessions::{Ice, Record};
 use super::timers::Timer;
+use crate::forward::select;
 use crate::id::{self, Generation, SessionId, StreamId};
 use crate::limits;
 use crate::session::negotiate::{self, NegotiationError, PublishRequest, WatchRequest};
@@ -110,7 +111,7 @@ impl Controller {
                 negotiate::publish(now, &self.peer, offer, request, &mut self.rng)
             }
             Role::Viewer => {
-                let estimate = table.layers().iter().filter(|l| l.active).count() > 1;
+                let estimate = select::is_choice(&table.layers());
                 let request = WatchRequest { session: id, stream, published, estimate };
                 negotiate::watch(now, &self.peer, offer, request, &mut self.rng)
             }

@@ -82,6 +82,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::wire::dependency::Dependency;
     use crate::wire::descriptor::Rewrite;
     use crate::wire::packet::EndToEnd;
     use crate::wire::packet::testing::video;
@@ -138,7 +139,7 @@ mod tests {
     #[test]
     fn dependency_descriptors_of_one_length_share_a_run() {
         let with = |dependency_bytes: usize, bytes| {
-            let dependency = Some(Arc::from(vec![0; dependency_bytes]));
+            let dependency = Some(Dependency::of(vec![0; dependency_bytes]));
             let packet = MediaPacket { dependency, ..video(1, 0, false, bytes) };
             CanonicalPacket { packet: Arc::new(packet), ..self::packet(bytes, None) }
         };

@@ -115,6 +115,16 @@ impl Canonical {
         }
     }
 
+    /// The publisher's track that is bound now, by its generation and SSRC.
+    pub fn source(&self) -> Option<(Generation, u32)> {
+        self.source.map(|s| (s.generation, s.ssrc))
+    }
+
+    /// From this packet on: though a decoder cannot start on it, there are viewers who can go on with it.
+    pub fn resume(&mut self, packet: &MediaPacket) {
+        self.bind(packet);
+    }
+
     /// Whether a packet of the publisher that is bound now has had its place, or is too old for one.
     pub fn has_placed(&self, packet: &MediaPacket) -> bool {
         let Some(source) = self.source.filter(|s| s.is(packet)) else { return false };

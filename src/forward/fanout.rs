@@ -15,9 +15,10 @@ use super::burst::{self, Segmenting};
 use super::canonical::{Canonical, Refused};
 use super::gop::Gop;
 use super::pacer::{Meter, Pacer};
+use super::select;
 use super::store::Store;
 use super::table::Stream;
-use crate::id::{ShardId, StreamId};
+use crate::id::{Generation, ShardId, StreamId};
 use crate::limits;
 use crate::units::Instant;
 use crate::wire::packet::{CanonicalPacket, MediaPacket, Rendition, Run};
@@ -81,6 +82,8 @@ struct Track<K> {
     gop: Gop<CanonicalPacket>,
     /// Nobody watched before: nothing is taken before a keyframe, which comes by itself or with the past.
     cold: bool,
+    /// While it is cold: viewers of this publisher's track, by generation and SSRC, can go on with the beginning of any picture.
+    resumes: Option<(Generation, u32)>,
     /// The last packets that were refused for want of a keyframe.
     early: VecDeque<Arc<MediaPacket>>,
     /// The highest canonical number so far.
@@ -145,6 +148,7 @@ impl<K> Track<K> {
             store: Store::default(),
             gop: Gop::default(),
             cold: kind == MediaKind::Video,
+            resumes: None,
             early: VecDeque::new(),
             newest_seq: 0,
             meter: Meter::default(),
@@ -160,10 +164,14 @@ impl<K> Track<K> {
     /// Gives the packet its number and keeps it for those that ask later.
     fn place(&mut self, packet: &Arc<MediaPacket>) -> Result<CanonicalPacket, Refused> {
         if self.cold && !packet.starts_keyframe {
-            return Err(Refused::AwaitingKeyframe);
+            if !self.resumes_with(packet) {
+                return Err(Refused::AwaitingKeyframe);
+            }
+            self.canonical.resume(packet);
         }
         self.cold = false;
-        let mut canonical = self.canonical.place(packet)?;
+        self.resumes = None;
+        let mut canonical = self.canonical.place(&self.rendition.describe(packet))?;
         canonical.marker = self.rendition.marker(packet);
         self.newest_seq = self.newest_seq.max(canonical.seq);
         self.store.insert(canonical.clone());
@@ -171,6 +179,17 @@ impl<K> Track<K> {
             self.gop.insert(canonical.clone());
         }
         Ok(canonical)
+    }
+
+    fn resumes_with(&self, packet: &MediaPacket) -> bool {
+        packet.descriptor.layer.starts_picture && self.resumes == Some((packet.generation, packet.ssrc))
+    }
+
+    /// The rest of a picture whose beginning nobody here has seen: the viewers for whom this is to begin get it as
+    /// part of another rendition.
+    fn passes_by(&self, packet: &MediaPacket) -> bool {
+        let (generation, ssrc) = (packet.generation, packet.ssrc);
+        self.cold && self.resumes == Some((generation, ssrc)) && !packet.starts_keyframe && !self.resumes_with(packet)
     }
 
     /// Gives the packet its place in the queue, and after a keyframe's first one those that have overtaken it.
@@ -288,6 +307,10 @@ impl<K> LocalStream<K> {
         self.tracks.iter().find(|t| (t.kind, t.rendition) == (kind, rendition))
     }
 
+    fn track_mut(&mut self, kind: MediaKind, rendition: Rendition) -> Option<&mut Track<K>> {
+        self.tracks.iter_mut().find(|t| (t.kind, t.rendition) == (kind, rendition))
+    }
+
     /// A shard without viewers of a layer does not get its packets.
     fn update_interest(&self, shard: ShardId, kind: MediaKind, layer: u8) {
         let mut of_layer = self.tracks.iter().filter(|t| t.kind == kind && t.rendition.layer == layer);
@@ -336,10 +359,20 @@ impl<K: Copy + PartialEq> Fanout<K> {
         joined
     }
 
+    /// As [`Self::join`], for a viewer of a rendition that [descends](Rendition::descends_to) to this one.
+    pub fn join_below(&mut self, stream: &Arc<Stream>, above: Rendition, rendition: Rendition, viewer: K) {
+        let source = self.streams.get(&stream.id).and_then(|s| s.track(MediaKind::Video, above)?.canonical.source());
+        self.join(stream, MediaKind::Video, rendition, viewer);
+        let track = self.streams.get_mut(&stream.id).and_then(|s| s.track_mut(MediaKind::Video, rendition));
+        if let Some(track) = track.filter(|t| t.cold) {
+            track.resumes = source;
+        }
+    }
+
     /// `viewer` gets no more of this rendition.
     pub fn leave_rendition(&mut self, stream: StreamId, kind: MediaKind, rendition: Rendition, viewer: K) {
         let Some(local) = self.streams.get_mut(&stream) else { return };
-        let Some(track) = local.tracks.iter_mut().find(|t| (t.kind, t.rendition) == (kind, rendition)) else { return };
+        let Some(track) = local.track_mut(kind, rendition) else { return };
         let Some(place) = track.viewers.iter().position(|v| *v == Some(viewer)) else { return };
         track.viewers[place] = None;
         track.free.push(place);
@@ -348,6 +381,7 @@ impl<K: Copy + PartialEq> Fanout<K> {
             track.gop.clear();
             track.early.clear();
             track.cold = kind == MediaKind::Video;
+            track.resumes = None;
             local.update_interest(self.shard, kind, rendition.layer);
         }
     }
@@ -370,7 +404,7 @@ impl<K: Copy + PartialEq> Fanout<K> {
     pub fn handle(&mut self, now: Instant, packet: &Arc<MediaPacket>, mut tell: impl FnMut(NotTaken)) {
         let Some(local) = self.streams.get_mut(&packet.stream) else { return };
         for (at, track) in local.tracks.iter_mut().enumerate() {
-            if track.kind != packet.kind || !track.watched() {
+            if track.kind != packet.kind || !track.watched() || track.passes_by(packet) {
                 continue;
             }
             match track.rendition.takes(packet) {
@@ -498,11 +532,11 @@ impl<K: Copy + PartialEq> Fanout<K> {
         track.store.get(seq).or_else(|| track.gop.packets().iter().rev().find(|p| p.seq == seq))
     }
 
-    /// Streams with a choice of layers, or viewers of another one than the first.
+    /// Streams with a choice of layers, or viewers of something else than all that most streams have.
     pub fn layered(&self) -> impl Iterator<Item = &Arc<Stream>> {
         let layered = |l: &&LocalStream<K>| {
-            l.tracks.iter().any(|t| t.watched() && t.rendition.layer > 0)
-                || l.stream.layers().iter().filter(|l| l.active).count() > 1
+            l.tracks.iter().any(|t| t.watched() && t.rendition != Rendition::default())
+                || select::is_choice(&l.stream.layers())
         };
         self.streams.values().filter(layered).map(|l| &l.stream)
     }
@@ -521,9 +555,7 @@ impl<K: Copy + PartialEq> Fanout<K> {
 
     /// Bytes in the second that has passed, if there was one.
     pub fn bytes_per_second(&mut self, now: Instant, stream: StreamId, rendition: Rendition) -> Option<u64> {
-        let tracks = &mut self.streams.get_mut(&stream)?.tracks;
-        let mut video = tracks.iter_mut().filter(|t| t.kind == MediaKind::Video);
-        video.find(|t| t.rendition == rendition)?.meter.bytes_per_second(now)
+        self.streams.get_mut(&stream)?.track_mut(MediaKind::Video, rendition)?.meter.bytes_per_second(now)
     }
 
     /// The first message of what comes from `from` on in the video's past.

@@ -1,5 +1,6 @@
 //! Who gets which packet, rewritten how.
 
+pub mod bucket;
 pub mod burst;
 pub mod canonical;
 pub mod fanout;

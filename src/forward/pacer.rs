@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::bucket::Bucket;
 use crate::units::Instant;
 
 /// What a keyframe may exceed the track's own bitrate by; libwebrtc's pacer has the same factor.
@@ -57,13 +58,9 @@ impl Meter {
     }
 }
 
-/// A token bucket that fills at a multiple of the track's bitrate.
+/// Lets a track pass at a multiple of its own bitrate.
 #[derive(Debug, Default)]
-pub struct Pacer {
-    /// Bytes that may leave at once.
-    allowance: u64,
-    at: Instant,
-}
+pub struct Pacer(Bucket);
 
 impl Pacer {
     /// Takes `bytes`, or says when they may leave. `rate`: the track's own, bytes per second; unknown means unbounded.
@@ -71,19 +68,8 @@ impl Pacer {
         let Some(rate) = rate else { return Ok(()) };
         let rate = (rate * FACTOR / FACTOR_UNIT).max(1);
         let depth = BURST_BYTES_MIN.max(rate * BURST.as_millis() as u64 / 1000);
-        let earned = u128::from(rate) * now.since(self.at).as_nanos() / 1_000_000_000;
-        if earned > 0 {
-            self.at = now;
-            self.allowance = (self.allowance + earned.min(depth.into()) as u64).min(depth);
-        }
-        // One message of segments may be larger than what a quiet track earns; it waits until the bucket is full.
-        let needed = (bytes as u64).min(depth);
-        if self.allowance < needed {
-            let missing = u128::from(needed - self.allowance) * 1_000_000_000;
-            return Err(self.at + Duration::from_nanos(missing.div_ceil(rate.into()) as u64));
-        }
-        self.allowance -= needed;
-        Ok(())
+        // One message of segments may be larger than what a quiet track earns.
+        self.0.take(now, rate, depth, bytes as u64)
     }
 }
 

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use str0m::media::MediaKind;
 
-use super::select::{Layer, Layers};
+use super::select::{Layer, Layers, Spatial};
 use crate::id::{Generation, Rid, ShardId, StreamId};
 use crate::limits;
+use crate::wire::descriptor::SPATIAL_LAYERS_MAX;
 
 /// One named stream, shared by every shard and by control for as long as anyone publishes or watches it.
 ///
@@ -36,8 +37,17 @@ struct SharedLayer {
     /// Width in the upper half, height in the lower.
     size: AtomicU32,
     rid: AtomicU64,
-    /// Highest spatial id in the upper half, temporal in the lower.
-    scalability: AtomicU16,
+    /// Whether only described, highest spatial id, highest temporal id: a byte each.
+    scalability: AtomicU32,
+    spatials: [SharedSpatial; SPATIAL_LAYERS_MAX],
+}
+
+/// A [`Spatial`] in atomics.
+#[derive(Debug, Default)]
+struct SharedSpatial {
+    active: AtomicBool,
+    bitrate: AtomicU64,
+    size: AtomicU32,
 }
 
 impl Stream {
@@ -111,27 +121,45 @@ impl Stream {
     pub fn set_layer(&self, layer: u8, figures: Layer) {
         let shared = &self.layers[usize::from(layer)];
         shared.bitrate.store(figures.bitrate, Ordering::Relaxed);
-        shared.size.store(u32::from(figures.width) << 16 | u32::from(figures.height), Ordering::Relaxed);
+        shared.size.store(size_bits(figures.width, figures.height), Ordering::Relaxed);
         shared.rid.store(figures.rid.to_bits(), Ordering::Relaxed);
-        let scalability = u16::from(figures.spatial) << 8 | u16::from(figures.temporal);
-        shared.scalability.store(scalability, Ordering::Relaxed);
+        let scalability = [0, u8::from(figures.described), figures.spatial, figures.temporal];
+        shared.scalability.store(u32::from_be_bytes(scalability), Ordering::Relaxed);
+        for (shared, of) in shared.spatials.iter().zip(figures.spatials) {
+            shared.active.store(of.active, Ordering::Relaxed);
+            shared.bitrate.store(of.bitrate, Ordering::Relaxed);
+            shared.size.store(size_bits(of.width, of.height), Ordering::Relaxed);
+        }
         shared.active.store(figures.active, Ordering::Release);
     }
 
     pub fn layers(&self) -> Layers {
         self.layers.each_ref().map(|shared| {
             let active = shared.active.load(Ordering::Acquire);
-            let size = shared.size.load(Ordering::Relaxed);
+            let (width, height) = size_of_bits(shared.size.load(Ordering::Relaxed));
             let bitrate = shared.bitrate.load(Ordering::Relaxed);
             let rid = Rid::from_bits(shared.rid.load(Ordering::Relaxed));
-            let [spatial, temporal] = shared.scalability.load(Ordering::Relaxed).to_be_bytes();
-            Layer { active, bitrate, width: (size >> 16) as u16, height: size as u16, rid, spatial, temporal }
+            let [_, described, spatial, temporal] = shared.scalability.load(Ordering::Relaxed).to_be_bytes();
+            let spatials = shared.spatials.each_ref().map(|shared| {
+                let (width, height) = size_of_bits(shared.size.load(Ordering::Relaxed));
+                let active = shared.active.load(Ordering::Relaxed);
+                Spatial { active, bitrate: shared.bitrate.load(Ordering::Relaxed), width, height }
+            });
+            Layer { active, bitrate, width, height, rid, spatial, temporal, described: described != 0, spatials }
         })
     }
 
     pub fn publisher_shard(&self) -> ShardId {
         ShardId(self.publisher_shard.load(Ordering::Acquire))
     }
+}
+
+fn size_bits(width: u16, height: u16) -> u32 {
+    u32::from(width) << 16 | u32::from(height)
+}
+
+fn size_of_bits(bits: u32) -> (u16, u16) {
+    ((bits >> 16) as u16, bits as u16)
 }
 
 fn place(kind: MediaKind, layer: u8) -> usize {

@@ -273,9 +273,7 @@ fn flush(shard: &mut Shard, backend: &mut dyn Backend, out: &mut SendBatch) {
     counters.bytes_sent += sent.bytes;
     counters.send_would_block += sent.would_block;
     counters.send_errors += sent.errors;
-    for unsent in out.unsent() {
-        shard.handle_unsent(unsent.owner, unsent.datagrams);
-    }
+    counters.media_unsent += out.unsent().iter().map(|unsent| u64::from(unsent.datagrams)).sum::<u64>();
 }
 
 fn figures(stats: BackendStats) -> Vec<(&'static str, u64)> {
@@ -434,7 +432,15 @@ mod tests {
         commands[1].send(Command::Close { session, reason: crate::session::CloseReason::Deleted }).unwrap();
         right.turn(clock.now());
         assert_eq!((right.shard.sessions(), right.backend.stats().streams_closed), (0, 2));
+
+        // Nobody would ever close one that comes now.
+        let (client, accepted) = connection(ufrag, pwd);
+        peers[1].connections.send(accepted).ok().unwrap();
+        right.turn(clock.now());
+        assert!(!is_answered(&client));
+        assert_eq!(right.backend.stats().streams_closed, 3);
     }
+
     #[test]
     fn checks_of_known_clients_leave_a_shard_quiet() {
         let clock = Clock::new();

@@ -4,6 +4,7 @@
 //! keeps ICE and DTLS of the session. No function here allocates: copies are written straight into the send batch.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use rand::Rng;
@@ -11,6 +12,7 @@ use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
 use super::bwe::{Bwe, ProbeOrder};
+use super::crossing::{Crossing, Found};
 use super::feedback::{Feedback, Past, REPORT_INTERVAL};
 use super::negotiate::BoundFormat;
 use super::squeeze::Squeeze;
@@ -74,6 +76,7 @@ struct TrackTx {
     send_mid: bool,
     /// The newest packet sent as it came: its timestamp, and when it was captured.
     newest: Option<(u32, Instant)>,
+    crossing: Crossing,
     /// Of the highest number sent: its timestamp and the codec's own numbers.
     newest_timestamp: u32,
     newest_numbers: Numbers,
@@ -256,6 +259,7 @@ impl Egress {
                 mid,
                 send_mid: true,
                 newest: None,
+                crossing: Crossing::default(),
                 newest_timestamp: 0,
                 newest_numbers: Numbers::default(),
                 packets: 0,
@@ -294,16 +298,27 @@ impl Egress {
     ) -> Written {
         let (Some(_), Some(track)) = (self.path, &mut self.tracks[kind as usize]) else { return Written::NotWanted };
         let current = track.splice.is_some_and(|s| s.rendition == rendition);
+        let mut run = run;
+        let cut;
         let from = match track.phase {
-            Phase::Live { from } if current => from,
+            Phase::Live { from } if current => {
+                if track.is_crossing() {
+                    cut = Run { packets: track.stop_in(packets, run), ..*run };
+                    run = &cut;
+                    if run.packets.is_empty() {
+                        return Written::NotWanted;
+                    }
+                }
+                from
+            }
             _ if rendition != track.target => return Written::NotWanted,
-            phase => match track.start_in(kind, rendition, &packets[run.packets.clone()], &mut self.feedback) {
+            _ => match track.start_in(kind, rendition, packets, run, &mut self.feedback) {
                 Some(from) => {
                     // A viewer brings audio and video together when it has a report on each.
                     self.next_report = Instant::ZERO;
                     from
                 }
-                None if phase == Phase::Waiting => return Written::AwaitingKeyframe,
+                None if track.phase == Phase::Waiting => return Written::AwaitingKeyframe,
                 None => return Written::NotWanted,
             },
         };
@@ -385,7 +400,20 @@ impl Egress {
     pub fn set_target(&mut self, target: Rendition) {
         if let Some(track) = self.video_mut() {
             track.target = target;
+            if track.crossing.reset() {
+                track.phase = Phase::Waiting;
+            }
         }
+    }
+
+    /// Whether the viewer goes down to its target without a keyframe.
+    pub fn is_descending(&self) -> bool {
+        self.video().is_some_and(TrackTx::is_descending)
+    }
+
+    /// Whether the viewer can be told in dependency descriptors what it does not get.
+    pub fn reads_descriptors(&self) -> bool {
+        self.video().is_some_and(|t| t.extensions.dependency != 0)
     }
 
     /// What is shown goes no further: the viewer waits for the next keyframe of its target.
@@ -481,7 +509,7 @@ impl Egress {
             if seq >= track.next_seq {
                 track.next_seq = seq + 1;
                 track.newest_timestamp = header.timestamp;
-                newest = Some((canonical.packet.descriptor.numbers, rewrite));
+                newest = Some((canonical, rewrite));
                 if !splice.is_squeezed(canonical) {
                     track.newest = Some((header.timestamp, canonical.packet.captured));
                 }
@@ -490,12 +518,17 @@ impl Egress {
         if sent == 0 {
             return Written::BeforeStart;
         }
+        if let Some((canonical, rewrite)) = newest {
+            let numbers = canonical.packet.descriptor.numbers;
+            track.newest_numbers = numbers.plus(rewrite).or(track.newest_numbers);
+            match splice.is_squeezed(canonical) {
+                true => track.crossing.handle_squeezed(),
+                false => track.crossing.handle_sent(canonical, track.newest_timestamp, rewrite),
+            }
+        }
         if let Some(squeeze) = &mut splice.squeeze {
             squeeze.passes(&packets[end - 1]);
             track.splice = Some(splice);
-        }
-        if let Some((numbers, rewrite)) = newest {
-            track.newest_numbers = numbers.plus(rewrite).or(track.newest_numbers);
         }
         // A packet has 1500 bytes at most.
         let label = Label { class: class_of(kind), owner: self.owner };
@@ -703,21 +736,66 @@ fn kind_of(tracks: &[Option<TrackTx>; 2], ssrc: u32) -> Option<MediaKind> {
 }
 
 impl TrackTx {
-    /// Splices the first packet of `packets` in that a decoder can start on, and returns its canonical number.
+    fn is_descending(&self) -> bool {
+        matches!(self.phase, Phase::Live { .. }) && self.splice.is_some_and(|s| s.rendition.descends_to(&self.target))
+    }
+
+    /// The target is another rendition of the layer that is shown.
+    fn is_crossing(&self) -> bool {
+        let rendition = self.splice.map(|s| s.rendition);
+        rendition.is_some_and(|shown| shown != self.target && shown.layer == self.target.layer)
+    }
+
+    /// What of a run is still the viewer's, which is crossing.
+    fn stop_in(&mut self, packets: &[CanonicalPacket], run: &Run) -> Range<usize> {
+        let run = run.packets.clone();
+        match (self.crossing.is_stopped(), self.is_descending()) {
+            (true, _) => run.start..run.start,
+            (false, true) => self.crossing.stop_at_picture(packets, run),
+            (false, false) => self.crossing.stop_at_keyframe(packets, run),
+        }
+    }
+
+    /// Splices in the first packet of `run` that a decoder can start on, or go on with, and returns its canonical number.
     fn start_in(
         &mut self,
         kind: MediaKind,
         rendition: Rendition,
         packets: &[CanonicalPacket],
+        run: &Run,
         feedback: &mut Feedback,
     ) -> Option<u64> {
+        let found = match self.is_descending() || self.crossing.is_stopped() {
+            true => self.crossing.find(packets, run.packets.clone()),
+            false => Found::NotYet,
+        };
+        match found {
+            Found::At(index) => return Some(self.go_on_with(rendition, &packets[index], feedback)),
+            // Now nothing but a keyframe will do.
+            Found::Missed => self.phase = Phase::Waiting,
+            Found::NotYet => {}
+        }
+        let packets = &packets[run.packets.clone()];
         // A replay has begun with a keyframe that may also be under way; only a later one ends it.
         let known = self.splice.filter(|s| s.rendition == rendition).map(|s| s.from);
         let startable = |p: &&CanonicalPacket| kind == MediaKind::Audio || p.packet.starts_keyframe;
         let first = packets.iter().filter(|p| known.is_none_or(|known| p.seq > known)).find(startable)?;
+        if self.is_crossing() && self.crossing.goes_on_with(first) {
+            return Some(self.go_on_with(rendition, first, feedback));
+        }
         self.splice_at(rendition, first, first, None, feedback);
         self.phase = Phase::Live { from: first.seq };
         Some(first.seq)
+    }
+
+    /// As if the rendition had not changed.
+    fn go_on_with(&mut self, rendition: Rendition, first: &CanonicalPacket, feedback: &mut Feedback) -> u64 {
+        let (timestamp_offset, rewrite) = self.crossing.offsets(first);
+        let (from, first_seq) = (first.seq, self.next_seq);
+        let splice = Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze: None };
+        self.replace_splice(splice, first, feedback);
+        self.phase = Phase::Live { from };
+        from
     }
 
     /// `first` gets the next number.
@@ -746,8 +824,13 @@ impl TrackTx {
             let behind = self.least_timestamp().wrapping_sub(splice.timestamp(first)).cast_signed();
             splice.timestamp_offset = timestamp_offset.wrapping_add(behind.max(0).cast_unsigned());
         }
+        self.replace_splice(splice, first, feedback);
+    }
+
+    fn replace_splice(&mut self, splice: Splice, first: &CanonicalPacket, feedback: &mut Feedback) {
+        self.crossing.reset();
         if let Some(past) = self.splice.replace(splice) {
-            if past.rendition != rendition {
+            if past.rendition != splice.rendition {
                 self.switched_from = Some(past.rendition);
             }
             feedback.past.remember(first.packet.kind, past);
@@ -802,8 +885,8 @@ impl TrackTx {
         rewrite: Rewrite,
         copy: &'a mut [u8; dependency::BYTES_MAX],
     ) -> &'a [u8] {
-        let passed = canonical.packet.dependency.as_deref().filter(|_| self.extensions.dependency != 0);
-        passed.map_or(&[], |descriptor| dependency::renumber(descriptor, rewrite.frame_number, copy))
+        let passed = canonical.packet.dependency.as_ref().filter(|_| self.extensions.dependency != 0);
+        passed.map_or(&[], |d| dependency::renumber(&d.bytes, rewrite.frame_number, copy))
     }
 
     /// `counted`: from the header's length to the packet's transport-wide number.

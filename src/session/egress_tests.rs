@@ -20,6 +20,7 @@ use crate::srtp::seal::RtcpSealer;
 use crate::units::{Bitrate, Instant};
 use crate::wire::classify::{Kind, classify};
 use crate::wire::codec::{Codec, Format};
+use crate::wire::dependency::Dependency;
 use crate::wire::descriptor::{Descriptor, Rewrite};
 use crate::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition, Run};
 use crate::wire::rtcp::{self, NtpTime, Rtcp};
@@ -672,7 +673,7 @@ fn av1(scene: &Scene, seq: u64, layer: u8, number: u16, bytes: usize) -> Canonic
     packet.format = Format::parse(Codec::Av1, "").expect("a format");
     packet.layer = layer;
     packet.descriptor.numbers.frame_number = Some(number);
-    packet.dependency = Some(Arc::from(described(number, bytes)));
+    packet.dependency = Some(Dependency::of(described(number, bytes)));
     CanonicalPacket { packet: Arc::new(packet), ..canonical }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod bwe;
 mod capture;
+mod crossing;
 pub mod egress;
 #[cfg(test)]
 mod egress_tests;

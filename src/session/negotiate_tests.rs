@@ -41,6 +41,10 @@ fn watch(offer: &Offer, published: &[Format]) -> Result<Negotiated, NegotiationE
 fn watch_with(config: &PeerConfig, offer: &Offer, published: &[Format]) -> Result<Negotiated, NegotiationError> {
     let request =
         WatchRequest { session: SessionId(1), stream: StreamId(1), published: published.to_vec(), estimate: false };
+    watch_for(config, offer, request)
+}
+
+fn watch_for(config: &PeerConfig, offer: &Offer, request: WatchRequest) -> Result<Negotiated, NegotiationError> {
     super::watch(Instant::ZERO, config, offer, request, &mut StdRng::seed_from_u64(1))
 }
 
@@ -132,6 +136,28 @@ fn dependency_descriptors_are_for_viewers_that_read_both_forms() {
     check(&offer, 12);
     check(&offer.replace("a=extmap-allow-mixed", "a=x"), 0);
     check(CHROMIUM_VIEW, 0);
+}
+
+#[test]
+fn arrivals_are_asked_for_where_there_is_a_choice_and_they_would_be_told() {
+    const NUMBERS: &str = "transport-wide-cc-extensions-01";
+    const FEEDBACK: &str = " transport-cc\r\n";
+    let check = |text: &str, estimate: bool, expected: bool| {
+        let offer = Offer::parse(text).expect(text);
+        let ids =
+            tracks(&offer, estimate, &mut StdRng::seed_from_u64(7)).into_iter().map(|t| t.extensions.transport_cc);
+        assert_eq!(ids.collect::<Vec<_>>(), if expected { [3, 3] } else { [0, 0] });
+        let request = WatchRequest { session: SessionId(1), stream: StreamId(1), published: Vec::new(), estimate };
+        let answer = watch_for(&config(), &offer, request).expect(text).answer;
+        assert_eq!((answer.contains(NUMBERS), answer.contains(FEEDBACK)), (expected, expected), "{answer}");
+    };
+    check(CHROMIUM_VIEW, false, false);
+    check(CHROMIUM_VIEW, true, true);
+    let untold: String =
+        CHROMIUM_VIEW.split_inclusive('\n').filter(|l| !l.trim_end().ends_with(" transport-cc")).collect();
+    assert!(untold.contains(NUMBERS));
+    check(&untold, true, false);
+    check(&CHROMIUM_VIEW.replace("transport-wide-cc-extensions-01", "unknown"), true, false);
 }
 
 #[test]

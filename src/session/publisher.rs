@@ -1,6 +1,5 @@
 //! The media plane of a peer that sends to us: str0m decrypts and repairs, each packet is parsed once.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use str0m::Rtc;
@@ -13,11 +12,11 @@ use crate::id::{self, Generation, StreamId};
 use crate::limits::LAYERS_MAX;
 use crate::units::Instant;
 use crate::wire::codec::{Codec, Format};
-use crate::wire::dependency::{Carried, Dependencies};
+use crate::wire::dependency::{Carried, Dependencies, Dependency};
 use crate::wire::descriptor::{Descriptor, LayerInfo};
 use crate::wire::keyframe::{self, KeyframeStart};
 use crate::wire::packet::{EndToEnd, MediaPacket};
-use crate::wire::{vp8, vp9};
+use crate::wire::{av1, h264, vp8, vp9};
 
 /// A peer that sends one audio and one video track at most.
 pub(super) struct Publisher {
@@ -203,11 +202,12 @@ impl Track {
         seq: u64,
         header: &RtpHeader,
         payload: &[u8],
-    ) -> (Descriptor, bool, Option<Arc<[u8]>>) {
+    ) -> (Descriptor, bool, Option<Dependency>) {
         let carried = header.ext_vals.user_values.get::<Carried>().filter(|_| codec == Codec::Av1);
         let read = carried.and_then(|Carried(bytes)| Some((self.dependencies.read(seq, bytes)?, bytes)));
         if let Some((frame, bytes)) = read {
-            return (frame.descriptor, frame.starts_keyframe, Some(bytes.clone()));
+            let dependency = Dependency { bytes: bytes.clone(), targets: frame.targets };
+            return (frame.descriptor, frame.starts_keyframe, Some(dependency));
         }
         let starts_keyframe = self.starts_keyframe(codec, header.timestamp, payload);
         (describe(codec, payload, header.marker), starts_keyframe, None)
@@ -231,8 +231,13 @@ fn describe(codec: Codec, payload: &[u8], marker: bool) -> Descriptor {
         Codec::Vp9 => vp9::parse(payload),
         _ => None,
     };
+    let sizes = match codec {
+        Codec::H264 => h264::sizes(payload),
+        Codec::Av1 => av1::sizes(payload),
+        _ => None,
+    };
     parsed.unwrap_or(Descriptor {
-        layer: LayerInfo { up_switch: true, ends_frame: marker, ..LayerInfo::default() },
+        layer: LayerInfo { ends_frame: marker, sizes, ..LayerInfo::default() },
         ..Descriptor::default()
     })
 }
@@ -256,6 +261,8 @@ fn ntp(at: std::time::SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::wire::dependency::tests::keyframe;
 
@@ -274,7 +281,7 @@ mod tests {
             }
             let (descriptor, starts_keyframe, passed) = track.read(codec, 1, &header, payload);
             assert_eq!((descriptor.layer.temporal, starts_keyframe, passed.is_some()), expected, "{dependency:02x?}");
-            assert!(passed.is_none_or(|p| Some(&*p) == dependency), "as it came");
+            assert!(passed.is_none_or(|p| Some(&*p.bytes) == dependency), "as it came");
         };
         let key = keyframe(7);
         let highest: &[u8] = &[0x80 | 13, 0, 8];

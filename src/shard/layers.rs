@@ -10,10 +10,10 @@ use super::Shard;
 use super::timers::Armed;
 use super::viewers::Viewer;
 use crate::datagram::SendBatch;
-use crate::forward::select::{Layers, Ranking, Wish};
+use crate::forward::select::{self, Layers, RUNGS_MAX, Ranking, Rung, Wish};
 use crate::forward::table::Stream;
 use crate::id::SessionId;
-use crate::limits::LAYERS_MAX;
+use crate::limits;
 use crate::session::bwe::{self, Allocator, Bwe, Conditions, Limit};
 use crate::units::{Bitrate, Instant};
 use crate::wire::packet::Rendition;
@@ -24,6 +24,10 @@ const SELECT_INTERVAL: Duration = Duration::from_millis(100);
 /// A layer that sends no keyframe for so long, though it was asked for one, is left alone for [`BARRED`].
 const GIVE_UP: Duration = Duration::from_secs(5);
 const BARRED: Duration = Duration::from_secs(10);
+
+/// Padding is written while a batch holds fewer messages: what is left is due in the next turn, so that neither audio nor
+/// video waits for a crowd's probes.
+const PROBES_PER_FLUSH: usize = limits::SEND_BATCH_MESSAGES / 4;
 
 /// Of audio, with its headers: it is served first.
 const AUDIO: Bitrate = Bitrate::from_bps(60_000);
@@ -38,37 +42,30 @@ pub(super) struct Selection {
     allocator: Allocator,
     /// Since when it waits for the first keyframe of its target.
     switching: Option<Instant>,
-    /// Layers that did not send one, and until when they are left out.
-    barred: [Option<Instant>; LAYERS_MAX],
+    /// Rungs that did not send one, by index, and until when they are left out. Each once.
+    barred: Vec<(usize, Instant)>,
     /// When its congestion control wants to be called.
     armed: Armed,
 }
 
 impl Selection {
-    /// The layer to be shown; `None`: nothing is sent.
-    fn choose(&mut self, now: Instant, mut layers: Layers, bwe: Option<&mut Bwe>) -> Option<u8> {
-        let is_barred = |barred: &Option<Instant>| barred.is_some_and(|until| now < until);
-        // A new publisher may have nothing but what the last one's layer was barred for.
-        if layers.iter().zip(&self.barred).any(|(layer, barred)| layer.active && !is_barred(barred)) {
-            for (layer, barred) in layers.iter_mut().zip(&self.barred) {
-                layer.active &= !is_barred(barred);
-            }
-        }
-        let ranking = Ranking::of(&layers);
-        let mut costs = [bwe::Layer { cost: Bitrate::from_bps(0), active: false }; LAYERS_MAX];
+    /// What is to be shown; `None`: nothing is sent. `reads`: the viewer reads dependency descriptors.
+    fn choose(&mut self, now: Instant, layers: &Layers, reads: bool, bwe: Option<&mut Bwe>) -> Option<Rung> {
+        let mut ranking = Ranking::of(layers, reads);
+        self.leave_out_barred(now, ranking.rungs_mut());
+        let mut costs = [bwe::Layer { cost: Bitrate::from_bps(0), active: false }; RUNGS_MAX];
         let mut cost = 0;
-        for (by_rank, index) in costs.iter_mut().zip(ranking.indices()) {
-            let layer = &layers[usize::from(*index)];
-            cost = cost.max(layer.bitrate * OVERHEAD_PERCENT / 100);
-            *by_rank = bwe::Layer { cost: Bitrate::from_bps(cost), active: layer.active };
+        for (by_rank, rung) in costs.iter_mut().zip(ranking.rungs()) {
+            cost = cost.max(rung.bitrate * OVERHEAD_PERCENT / 100);
+            *by_rank = bwe::Layer { cost: Bitrate::from_bps(cost), active: rung.active };
         }
-        let limit = match (ranking.pinned(&layers, &self.wish), ranking.highest_allowed(&layers, &self.wish)) {
+        let limit = match (ranking.pinned(layers, &self.wish), ranking.highest_allowed(&self.wish)) {
             (Some(rank), _) => Limit::Pinned(rank),
             (None, Some(rank)) => Limit::UpTo(rank),
             (None, None) => Limit::None,
         };
         let conditions = Conditions {
-            layers: &costs[..ranking.indices().len()],
+            layers: &costs[..ranking.rungs().len()],
             audio: AUDIO,
             // Whose path nobody estimates gets the best there is.
             estimate: bwe.as_ref().map_or(bwe::ESTIMATE_MAX, |bwe| bwe.estimate()),
@@ -79,17 +76,14 @@ impl Selection {
         if let Some(bwe) = bwe {
             bwe.set_goal(self.allocator.goal(now, &conditions));
         }
-        ranking.indices().get(rank).copied()
+        ranking.rungs().get(rank).copied()
     }
 
-    /// A cap at what there is, or above it, is none: what viewers may ask for does not decide how many renditions there are.
-    fn rendition(&self, layer: u8, layers: &Layers) -> Rendition {
-        let there = layers[usize::from(layer)];
-        let cap = |max: Option<u8>, highest: u8| max.filter(|max| *max < highest).unwrap_or(u8::MAX);
-        Rendition {
-            layer,
-            spatial_max: cap(self.wish.max_spatial, there.spatial),
-            temporal_max: cap(self.wish.max_temporal, there.temporal),
+    /// Unless nothing else is sent: a new publisher may have nothing but what the last one's layer was barred for.
+    fn leave_out_barred(&self, now: Instant, rungs: &mut [Rung]) {
+        let is_barred = |rung: &Rung| self.barred.iter().any(|(index, until)| *index == rung.index() && now < *until);
+        if rungs.iter().any(|rung| rung.active && !is_barred(rung)) {
+            rungs.iter_mut().for_each(|rung| rung.active &= !is_barred(rung));
         }
     }
 }
@@ -99,8 +93,9 @@ impl Shard {
     pub(super) fn first_rendition(&mut self, now: Instant, viewer: usize, stream: &Stream) -> Rendition {
         let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
         let layers = stream.layers();
-        let layer = selection.choose(now, layers, egress.bwe()).unwrap_or_default();
-        let rendition = selection.rendition(layer, &layers);
+        let reads = egress.reads_descriptors();
+        let rung = selection.choose(now, &layers, reads, egress.bwe());
+        let rendition = rung.map_or_else(Rendition::default, |rung| rung.rendition(&layers, &selection.wish, reads));
         egress.set_target(rendition);
         rendition
     }
@@ -110,7 +105,7 @@ impl Shard {
         let Some(entry) = self.by_id.get(&session).and_then(|key| self.sessions.get(*key)) else { return };
         let (Some(viewer), stream) = (entry.viewer, entry.slot.stream.clone()) else { return };
         self.viewers[viewer].selection.wish = wish;
-        self.select(now, viewer, &stream, out);
+        self.select(now, viewer, &stream, &stream.layers(), out);
     }
 
     /// Looks at the viewers of all streams with a choice, when it is time.
@@ -121,8 +116,9 @@ impl Shard {
         let streams: Vec<Arc<Stream>> = self.fanout.layered().cloned().collect();
         for stream in &streams {
             let viewers: Vec<usize> = self.fanout.viewers_of_video(stream.id).collect();
+            let layers = stream.layers();
             for viewer in viewers {
-                self.select(now, viewer, stream, out);
+                self.select(now, viewer, stream, &layers, out);
             }
         }
         self.next_select = if streams.is_empty() { Instant::FAR_FUTURE } else { now + SELECT_INTERVAL };
@@ -135,23 +131,24 @@ impl Shard {
         }
     }
 
-    fn select(&mut self, now: Instant, viewer: usize, stream: &Stream, out: &mut SendBatch) {
+    fn select(&mut self, now: Instant, viewer: usize, stream: &Stream, layers: &Layers, out: &mut SendBatch) {
         let Some(Viewer { egress, selection, .. }) = self.viewers.get_mut(viewer) else { return };
-        let layers = stream.layers();
-        if layers.iter().filter(|l| l.active).count() > 1 {
+        if egress.bwe().is_none() && select::is_choice(layers) {
             let highest = layers.iter().map(|l| l.bitrate).max().unwrap_or_default();
             egress.estimate_by_reports(Bitrate::from_bps(2 * highest));
         }
-        let chosen = selection.choose(now, layers, egress.bwe());
+        let reads = egress.reads_descriptors();
+        let chosen = selection.choose(now, layers, reads, egress.bwe());
         self.probe(now, viewer, out);
         let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
-        let Some(layer) = chosen else { return };
+        let Some(rung) = chosen else { return };
         let (shown, target) = (egress.shown(), egress.target());
-        let mut wanted = selection.rendition(layer, &layers);
+        let mut wanted = rung.rendition(layers, &selection.wish, reads);
         if wanted == target {
             match (selection.switching, shown) {
                 (Some(since), Some(shown)) if now.since(since) >= GIVE_UP && !stream.is_deaf() => {
-                    selection.barred[usize::from(layer)] = Some(now + BARRED);
+                    selection.barred.retain(|(index, _)| *index != rung.index());
+                    selection.barred.push((rung.index(), now + BARRED));
                     wanted = shown;
                 }
                 _ => return,
@@ -176,7 +173,10 @@ impl Shard {
             }
             return;
         }
-        if shown.is_some_and(|shown| stream.layers()[usize::from(shown.layer)].active) {
+        if let Some(shown) = shown.filter(|shown| stream.layers()[usize::from(shown.layer)].active) {
+            if self.viewers[viewer].egress.is_descending() {
+                return self.fanout.join_below(&shared, shown, wanted, viewer);
+            }
             self.fanout.join(&shared, MediaKind::Video, wanted, viewer);
             self.request_keyframe_at_once(now, stream.id, wanted.layer, out);
         } else {
@@ -188,8 +188,7 @@ impl Shard {
 
     /// Viewers whose congestion control has something to do, or padding to send.
     pub(super) fn handle_probes(&mut self, now: Instant, out: &mut SendBatch) {
-        // What is left is due in the next turn: audio does not wait for a crowd's probes.
-        while !out.is_full()
+        while out.len() < PROBES_PER_FLUSH
             && let Some((at, viewer)) = self.probe_timers.pop_due(now)
         {
             if self.viewers.get_mut(viewer).is_some_and(|v| v.selection.armed.fires(at)) {
@@ -203,7 +202,7 @@ impl Shard {
         let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
         let Some(bwe) = egress.bwe() else { return };
         bwe.handle_timeout(now);
-        while !out.is_full()
+        while out.len() < PROBES_PER_FLUSH
             && let Some(order) = egress.bwe().and_then(|bwe| bwe.poll_probe(now))
         {
             if !egress.pad(now, order, out) {
@@ -211,9 +210,10 @@ impl Shard {
             }
             self.counters.padding_sent += 1;
         }
-        // What is past waits for feedback, or for the next look at the viewer.
-        if let Some(due) = egress.bwe().map(|bwe| bwe.next_timeout()).filter(|due| *due > now) {
-            self.probe_timers.arm(viewer, &mut selection.armed, due);
+        let due = egress.bwe().map_or(Instant::FAR_FUTURE, |bwe| bwe.next_timeout());
+        // With room left, what is past waits for feedback, or for the next look at the viewer.
+        if due > now || out.len() >= PROBES_PER_FLUSH {
+            self.probe_timers.arm(viewer, &mut selection.armed, due.max(now));
         }
     }
 

@@ -7,6 +7,7 @@ use str0m::media::MediaKind;
 
 use super::placement::Slot;
 use crate::datagram::SocketId;
+use crate::forward::select::RUNGS_MAX;
 pub use crate::forward::select::Wish;
 use crate::id::{Generation, SessionId, ShardId, StreamId};
 use crate::metrics::ShardFigures;
@@ -15,8 +16,8 @@ use crate::units::Instant;
 use crate::wire::codec::Format;
 use crate::wire::packet::MediaPacket;
 
-/// Layers that one stream is reported with: browsers and OBS send three, a fourth is for who sends more.
-pub const LAYERS_REPORTED_MAX: usize = 4;
+/// Layers that one stream is reported with.
+pub const LAYERS_REPORTED_MAX: usize = RUNGS_MAX;
 
 /// Which HTTP exchange waits for an answer from a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,7 +100,7 @@ pub struct TrackReport {
     pub last_packet: Instant,
 }
 
-/// One layer of a publisher's video, as it was in the last second.
+/// One layer of a publisher's video, or one of its spatial layers with those below, as it was in the last second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerReport {
     pub stream: StreamId,
@@ -112,7 +113,7 @@ pub struct LayerReport {
     /// Pixels; 0 when unknown.
     pub width: u16,
     pub height: u16,
-    /// Highest spatial layer id seen.
+    /// Its id, 0 where there is but one.
     pub spatial: u8,
     /// Highest temporal layer id seen.
     pub temporal: u8,

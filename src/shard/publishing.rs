@@ -13,13 +13,15 @@ use crate::datagram::SendBatch;
 use crate::forward::gop::Gop;
 use crate::forward::keyframes::KeyframeRequests;
 use crate::forward::pacer::Meter;
-use crate::forward::select::Layer;
+use crate::forward::select::{Layer, Ranking, Rung, Spatial};
 use crate::forward::table::Stream;
 use crate::id::{Generation, Rid, ShardId, StreamId};
 use crate::limits::LAYERS_MAX;
 use crate::metrics::DropReason;
 use crate::session::{CloseReason, Session, TrackStarted};
 use crate::units::Instant;
+use crate::wire::codec::Codec;
+use crate::wire::descriptor::{SPATIAL_LAYERS_MAX, Sizes};
 use crate::wire::packet::MediaPacket;
 
 /// How often layers are measured.
@@ -45,31 +47,67 @@ struct PublishedLayer {
     keyframes: KeyframeRequests,
     /// For shards whose first viewer comes between two keyframes.
     gop: Gop<Arc<MediaPacket>>,
-    meter: Meter,
-    size: (u16, u16),
+    /// Its spatial layers; the first one is all there is without such.
+    spatials: [PublishedSpatial; SPATIAL_LAYERS_MAX],
+    sizes: Sizes,
     rid: Rid,
     /// Highest ids of scalability layers seen.
     spatial: u8,
     temporal: u8,
-    last_packet: Option<Instant>,
+    /// It is AV1, where dependency descriptors say what is left out.
+    described: bool,
     /// As all shards know it.
     shown_active: bool,
 }
 
+#[derive(Default)]
+struct PublishedSpatial {
+    meter: Meter,
+    last_packet: Option<Instant>,
+}
+
 /// Of a publisher that viewers see, for control.
-pub(super) fn layer_reports(stream: &Stream) -> impl Iterator<Item = LayerReport> + use<> {
-    let id = stream.id;
-    let known = stream.layers().into_iter().filter(|l| l.active || l.bitrate > 0 || l.width > 0);
-    known.map(move |Layer { active, bitrate, width, height, rid, spatial, temporal }| LayerReport {
-        stream: id,
-        rid: rid.as_str().into(),
-        active,
-        bitrate,
-        width,
-        height,
-        spatial,
-        temporal,
-    })
+pub(super) fn layer_reports(stream: &Stream) -> Vec<LayerReport> {
+    let layers = stream.layers();
+    let report = |rung: &Rung| {
+        let Layer { rid, temporal, .. } = layers[usize::from(rung.layer)];
+        LayerReport {
+            stream: stream.id,
+            rid: rid.as_str().into(),
+            active: rung.active,
+            bitrate: rung.bitrate,
+            width: rung.width,
+            height: rung.height,
+            spatial: rung.spatial,
+            temporal,
+        }
+    };
+    Ranking::of(&layers, true).rungs().iter().map(report).collect()
+}
+
+impl PublishedSpatial {
+    fn is_active(&self, now: Instant) -> bool {
+        self.last_packet.is_some_and(|at| now.since(at) < SILENT)
+    }
+}
+
+impl PublishedLayer {
+    fn is_active(&self, now: Instant) -> bool {
+        self.spatials.iter().any(|s| s.is_active(now))
+    }
+
+    fn figures(&mut self, now: Instant) -> Layer {
+        let active = self.is_active(now);
+        let mut bitrate = 0;
+        let mut spatials = [Spatial::default(); SPATIAL_LAYERS_MAX];
+        for ((shown, of), (width, height)) in spatials.iter_mut().zip(&mut self.spatials).zip(self.sizes) {
+            bitrate += of.meter.bitrate(now);
+            *shown = Spatial { active: of.is_active(now), bitrate, width, height };
+        }
+        let (width, height) = self.sizes.into_iter().rfind(|size| *size != (0, 0)).unwrap_or_default();
+        let PublishedLayer { rid, spatial, temporal, described, .. } = *self;
+        Layer { active, bitrate, width, height, rid, spatial, temporal, described, spatials }
+    }
 }
 
 impl Publishing {
@@ -83,14 +121,16 @@ impl Publishing {
 
     fn handle_video(&mut self, now: Instant, packet: &Arc<MediaPacket>, stream: &Stream) {
         let layer = &mut self.layers[usize::from(packet.layer)];
-        layer.meter.count(now, packet.payload.len());
-        layer.last_packet = Some(now);
         let scalability = packet.descriptor.layer;
+        let spatial = &mut layer.spatials[usize::from(scalability.spatial)];
+        spatial.meter.count(now, packet.payload.len());
+        spatial.last_packet = Some(now);
+        layer.described = packet.format.codec == Codec::Av1;
         layer.spatial = layer.spatial.max(scalability.spatial);
         layer.temporal = layer.temporal.max(scalability.temporal);
         if packet.starts_keyframe {
             layer.keyframes.handle_keyframe(now);
-            layer.size = packet.descriptor.layer.size.unwrap_or(layer.size);
+            layer.sizes = scalability.sizes.unwrap_or(layer.sizes);
         }
         layer.gop.insert(packet.clone());
         if packet.starts_keyframe || !layer.shown_active {
@@ -102,10 +142,8 @@ impl Publishing {
     /// Tells all shards what there is to choose from.
     fn show_layer(&mut self, now: Instant, index: u8, stream: &Stream) {
         let layer = &mut self.layers[usize::from(index)];
-        layer.shown_active = layer.last_packet.is_some_and(|at| now.since(at) < SILENT);
-        let PublishedLayer { size: (width, height), rid, spatial, temporal, .. } = *layer;
-        let (active, bitrate) = (layer.shown_active, layer.meter.bitrate(now));
-        stream.set_layer(index, Layer { active, bitrate, width, height, rid, spatial, temporal });
+        layer.shown_active = layer.is_active(now);
+        stream.set_layer(index, layer.figures(now));
         stream.set_deaf(self.is_deaf());
     }
 
@@ -221,7 +259,7 @@ impl Shard {
         let Some(entry) = self.sessions.get_mut(key) else { return };
         let Some(publishing) = &mut entry.publishing else { return };
         let layer = &mut publishing.layers[usize::from(layer)];
-        if layer.last_packet.is_none_or(|at| now.since(at) >= SILENT) {
+        if !layer.is_active(now) {
             return; // It begins with a keyframe by itself.
         }
         layer.keyframes.handle_request(now);
@@ -238,9 +276,6 @@ impl Shard {
                 self.counters.keyframe_requests_sent += 1;
             }
         }
-        if publishing.is_shown(&entry.slot.stream) {
-            entry.slot.stream.set_deaf(publishing.is_deaf());
-        }
         publishing.measure(now, &entry.slot.stream);
     }
 
@@ -252,5 +287,26 @@ impl Shard {
         // They may have overtaken each other on their way here. There, what is older than the newest is taken to be known.
         packets.sort_by_key(|p| p.seq);
         self.peers.push_back((to, PeerMessage::Past { stream, packets: packets.into() }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spatial_layers_are_reported_one_by_one_and_others_whole() {
+        let stream = Stream::new(StreamId(1), "live");
+        let rid = |name| Rid::new(name).expect("short");
+        let whole = Layer { active: true, bitrate: 90, temporal: 2, rid: rid("l"), ..Layer::default() };
+        stream.set_layer(0, whole);
+        let mut spatials = [Spatial::default(); SPATIAL_LAYERS_MAX];
+        spatials[0] = Spatial { active: true, bitrate: 100, width: 320, height: 180 };
+        spatials[1] = Spatial { active: false, bitrate: 100, width: 640, height: 360 };
+        stream.set_layer(1, Layer { spatial: 1, spatials, rid: rid("h"), ..whole });
+        let of = |r: &LayerReport| (r.rid.to_string(), r.spatial, r.active, r.bitrate, r.height, r.temporal);
+        let expected = [("l", 0, true, 90, 0, 2), ("h", 0, true, 100, 180, 2), ("h", 1, false, 100, 360, 2)];
+        let reports: Vec<_> = layer_reports(&stream).iter().map(of).collect();
+        assert_eq!(reports, expected.map(|(rid, s, a, b, h, t)| (rid.to_owned(), s, a, b, h, t)));
     }
 }

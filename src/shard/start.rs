@@ -15,6 +15,7 @@ use super::Shard;
 use super::message::PeerMessage;
 use super::viewers::{Found, note};
 use crate::datagram::SendBatch;
+use crate::forward::bucket::Bucket;
 use crate::forward::fanout::Joined;
 use crate::forward::keyframes::ANSWER_WAIT;
 use crate::forward::table::Stream;
@@ -47,7 +48,8 @@ pub(super) struct Starts {
     replays: BinaryHeap<Reverse<Replay>>,
     /// Rises with each message, so that replays take turns.
     turn: u64,
-    budget: Budget,
+    /// A second of it may be gathered.
+    budget: Bucket,
 }
 
 #[derive(Debug)]
@@ -88,25 +90,6 @@ impl PartialEq for Replay {
 }
 
 impl Eq for Replay {}
-
-#[derive(Default)]
-struct Budget {
-    bytes: u64,
-    at: Instant,
-}
-
-impl Budget {
-    fn take(&mut self, now: Instant, bytes: u64) -> bool {
-        let earned = u128::from(REPLAY_BYTES_PER_SECOND) * now.since(self.at).as_nanos() / 1_000_000_000;
-        self.bytes = (u128::from(self.bytes) + earned).min(REPLAY_BYTES_PER_SECOND.into()) as u64;
-        self.at = now;
-        let enough = bytes <= self.bytes;
-        if enough {
-            self.bytes -= bytes;
-        }
-        enough
-    }
-}
 
 /// Of a replay, in bytes per second. `own`: what its packets came with, `bound`: what the path carries, where that is known.
 fn pace(own: u64, bound: Option<Bitrate>) -> u64 {
@@ -210,7 +193,9 @@ impl Shard {
         let switched_from = egress.take_switched();
         // One that was stopped is still there, with numbers of its own.
         self.starts.replays.retain(|Reverse(r)| r.viewer != viewer);
-        let keyframe_only = keyframe_only || !self.starts.budget.take(now, rest);
+        let budget = &mut self.starts.budget;
+        let keyframe_only =
+            keyframe_only || budget.take(now, REPLAY_BYTES_PER_SECOND, REPLAY_BYTES_PER_SECOND, rest).is_err();
         let replay = Replay {
             due: now,
             turn: 0,

@@ -21,8 +21,6 @@ pub(super) struct Viewer {
     pub egress: Egress,
     /// Its session's key.
     pub session: usize,
-    /// Datagrams that a full socket did not take.
-    unsent: u64,
     pub selection: Selection,
 }
 
@@ -51,8 +49,7 @@ impl Shard {
         let Some(egress) = egress else { return };
         let stream = entry.slot.stream.clone();
         info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "viewer joined");
-        let viewer =
-            self.viewers.insert(Viewer { egress: *egress, session: key, unsent: 0, selection: Selection::default() });
+        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key, selection: Selection::default() });
         entry.viewer = Some(viewer);
         let egress = &mut self.viewers[viewer].egress;
         egress.set_owner(viewer as u32);
@@ -169,15 +166,6 @@ impl Shard {
     pub fn handle_flushed(&mut self, now: Instant) {
         for (arrival, copies) in self.copied.drain(..) {
             self.counters.latency.observe_duration(now.since(arrival), copies);
-        }
-    }
-
-    /// A full socket did not take so many datagrams of a viewer, by the owner on its messages.
-    pub fn handle_unsent(&mut self, owner: u32, datagrams: u32) {
-        self.counters.media_unsent += u64::from(datagrams);
-        // A message that was kept for a turn may outlive its viewer.
-        if let Some(viewer) = self.viewers.get_mut(owner as usize) {
-            viewer.unsent += u64::from(datagrams);
         }
     }
 

@@ -19,7 +19,7 @@ use str0m::rtp::{RtpPacket, RtpWrite};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
 use crate::units::{Epoch, Instant};
-use crate::wire::vp8;
+use crate::wire::{vp8, vp9};
 
 /// What a synthetic publisher sends.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ pub struct Stamp {
 const STAMP_BYTES: usize = 15;
 
 impl Stamp {
-    fn write(self, out: &mut Vec<u8>) {
+    pub fn write(self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.source.to_be_bytes());
         out.extend_from_slice(&self.packet.to_be_bytes());
         out.extend_from_slice(&self.frame.to_be_bytes());
@@ -129,6 +129,8 @@ pub(super) const RIDS: [&str; 3] = ["l", "m", "h"];
 
 /// VP8 descriptor of six bytes (X, I with 15 bits, L, T) and one of payload header.
 const VP8_HEADER_BYTES: usize = 7;
+/// VP9 descriptor (I with 15 bits, L, not flexible).
+const VP9_HEADER_BYTES: usize = 5;
 
 /// One peer connection from the client's side.
 pub struct Client {
@@ -540,12 +542,12 @@ fn shown_at(rtp: &RtpPacket) -> Option<f64> {
 fn read(now: Instant, rtc: &Rtc, rtp: &RtpPacket) -> Option<Got> {
     let pt = rtp.header.payload_type;
     let codec = rtc.codec_config().find(|p| p.pt() == pt)?.spec().codec;
-    let (header, body) = match codec {
-        Codec::Vp8 => {
-            (vp8::parse(&rtp.payload, rtp.header.marker).map(|d| d.numbers), rtp.payload.get(VP8_HEADER_BYTES..)?)
-        }
+    let (parsed, body) = match codec {
+        Codec::Vp8 => (vp8::parse(&rtp.payload, rtp.header.marker), rtp.payload.get(VP8_HEADER_BYTES..)?),
+        Codec::Vp9 => (vp9::parse(&rtp.payload), rtp.payload.get(VP9_HEADER_BYTES..)?),
         _ => (None, &rtp.payload[..]),
     };
+    let numbers = parsed.map(|d| d.numbers);
     Some(Got {
         at: now,
         kind: if codec == Codec::Opus { MediaKind::Audio } else { MediaKind::Video },
@@ -553,8 +555,8 @@ fn read(now: Instant, rtc: &Rtc, rtp: &RtpPacket) -> Option<Got> {
         seq: *rtp.seq_no,
         timestamp: rtp.header.timestamp,
         marker: rtp.header.marker,
-        picture_id: header.and_then(|h| h.picture_id).map(|p| p.value),
-        tl0_pic_idx: header.and_then(|h| h.tl0_pic_idx),
+        picture_id: numbers.and_then(|n| n.picture_id).map(|p| p.value),
+        tl0_pic_idx: numbers.and_then(|n| n.tl0_pic_idx),
         shown_at: shown_at(rtp),
         stamp: Stamp::read(body)?,
     })

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use str0m::rtp::{ExtensionSerializer, ExtensionValues};
 
-use super::descriptor::{Descriptor, LayerInfo, Numbers};
+use super::bits::Bits;
+use super::descriptor::{Descriptor, LayerInfo, Numbers, SPATIAL_LAYERS_MAX, Sizes};
 
 pub const URI: &str = "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
 
@@ -14,55 +15,69 @@ pub const BYTES_MAX: usize = 255;
 
 /// Their ids have 6 bits.
 const TEMPLATES_MAX: usize = 64;
-/// AV1's spatial ids have 2 bits, its temporal ids 3.
-const SPATIAL_LAYERS_MAX: u8 = 4;
+/// Their ids have 3 bits.
 const TEMPORAL_LAYERS_MAX: u8 = 8;
-
-/// A Decode Target Indication (table A.1): the target is decodable from this frame on, if this frame is.
-const SWITCH: u64 = 2;
+/// Bits before what the five flags of a longer descriptor announce, and before the flag for a mask of active targets.
+const EXTENDED_AT: usize = 24 + 5;
+const MASK_FLAG_AT: usize = 24 + 1;
 
 /// The newest structure of a track: what a descriptor means depends on it, and only those of keyframes bring one.
 #[derive(Debug, Default)]
 pub struct Dependencies {
     structure: Option<Box<Structure>>,
-    /// Extended sequence number of the packet that brought it.
-    since: u64,
 }
 
 /// What a descriptor says of its packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// The first packet of a coded video sequence.
     pub starts_keyframe: bool,
     pub descriptor: Descriptor,
+    pub targets: Targets,
+}
+
+/// A packet's descriptor, and what it takes to tell a viewer of fewer decode targets.
+#[derive(Clone, Debug)]
+pub struct Dependency {
+    /// 3 to 255.
+    pub bytes: Arc<[u8]>,
+    pub targets: Targets,
+}
+
+/// The decode targets of a packet's structure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Targets {
+    of: Arc<[Target]>,
+    /// Those that the publisher sends, the first one in the lowest bit.
+    active: u32,
+    /// Bits before `active_decode_targets_bitmask`, or before the place where it would stand.
+    mask_at: u16,
+    has_mask: bool,
 }
 
 #[derive(Debug)]
 struct Structure {
     first_template_id: u8,
     templates: Vec<Template>,
-    targets: Vec<Target>,
-    /// Of the highest spatial layer.
-    size: Option<(u16, u16)>,
+    targets: Arc<[Target]>,
+    sizes: Option<Sizes>,
+    /// Targets that are sent, as packet `since` (by extended sequence number) has said last.
+    active: u32,
+    since: u64,
 }
 
 #[derive(Debug)]
 struct Template {
     spatial: u8,
     temporal: u8,
-    indications: Indications,
 }
 
 /// What a decode target holds, at most.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Target {
     spatial: u8,
     temporal: u8,
 }
-
-/// Two bits for each decode target, the first one's lowest.
-#[derive(Clone, Copy, Debug)]
-struct Indications(u64);
 
 /// As they came: for str0m, which keeps what an extension says by the type of its value.
 #[derive(Debug)]
@@ -86,45 +101,97 @@ impl Dependencies {
     /// +-+-+-+-+-+-----+   the frame's own indications, differences and chains follow, as their flags say
     /// ```
     pub fn read(&mut self, seq: u64, bytes: &[u8]) -> Option<Frame> {
-        let mut bits = Bits { bytes, at: 0 };
+        let mut bits = Bits::new(bytes);
         let (starts_frame, ends_frame) = (bits.flag()?, bits.flag()?);
         let template_id = bits.take(6)? as u8;
         let frame_number = bits.take(16)? as u16;
         let flags = if bytes.len() > 3 { bits.take(5)? } else { 0 };
-        let [has_structure, has_active_targets, has_indications] = [16, 8, 4].map(|flag| flags & flag != 0);
-        let attached = if has_structure { Some(Box::new(Structure::read(&mut bits)?)) } else { None };
-        let structure = attached.as_ref().or(self.structure.as_ref())?;
-        if has_active_targets {
-            bits.take(structure.targets.len())?;
-        }
+        let [has_structure, has_mask] = [16, 8].map(|flag| flags & flag != 0);
+        let mut attached = if has_structure { Some(Box::new(Structure::read(&mut bits, seq)?)) } else { None };
+        let structure = attached.as_mut().or(self.structure.as_mut())?;
+        let mask_at = if bytes.len() > 3 { bits.position() } else { EXTENDED_AT };
+        let mut active = structure.active;
         let template = structure.template(template_id)?;
-        let indications =
-            if has_indications { bits.indications(structure.targets.len())? } else { template.indications };
         let layer = LayerInfo {
             spatial: template.spatial,
             temporal: template.temporal,
-            up_switch: structure.can_switch_up(template, indications),
+            starts_picture: starts_frame && template.spatial == 0,
             ends_frame,
-            size: attached.as_ref().and_then(|s| s.size),
+            sizes: structure.sizes.filter(|_| has_structure),
         };
+        if has_mask {
+            active = bits.take(structure.targets.len())? as u32;
+            if seq >= structure.since {
+                (structure.active, structure.since) = (active, seq);
+            }
+        }
+        let of = structure.targets.clone();
         // The repair of an earlier keyframe comes late: those of now do not belong to its structure.
-        if has_structure && (self.structure.is_none() || seq >= self.since) {
-            (self.structure, self.since) = (attached, seq);
+        if has_structure && self.structure.as_ref().is_none_or(|known| seq >= known.since) {
+            self.structure = attached;
         }
         let numbers = Numbers { frame_number: Some(frame_number), ..Numbers::default() };
-        Some(Frame { starts_keyframe: starts_frame && has_structure, descriptor: Descriptor { numbers, layer } })
+        let targets = Targets { of, active, mask_at: mask_at as u16, has_mask };
+        let starts_keyframe = starts_frame && has_structure;
+        Some(Frame { starts_keyframe, descriptor: Descriptor { numbers, layer }, targets })
     }
 }
 
+#[cfg(test)]
+impl Dependency {
+    /// Bytes that nobody reads.
+    pub fn of(bytes: Vec<u8>) -> Dependency {
+        let targets = Targets { of: Arc::default(), active: 0, mask_at: 0, has_mask: false };
+        Dependency { bytes: bytes.into(), targets }
+    }
+}
+
+impl Dependency {
+    /// For a viewer that gets layers up to these: the other decode targets are not active (§A.4.4). Each packet says so, for
+    /// any of them may be lost. Unchanged where nothing would be left, or there is no room.
+    #[must_use]
+    pub fn limited(&self, spatial_max: u8, temporal_max: u8) -> Dependency {
+        let Targets { of, active, mask_at, has_mask } = &self.targets;
+        let within = |t: &Target| t.spatial <= spatial_max && t.temporal <= temporal_max;
+        let mask = of.iter().enumerate().fold(0, |mask, (bit, t)| mask | u32::from(within(t)) << bit) & active;
+        let limited = Targets { active: mask, has_mask: true, ..self.targets.clone() };
+        let old = if *has_mask { of.len() } else { 0 };
+        match with_mask(&self.bytes, usize::from(*mask_at), old, mask, of.len()) {
+            Some(bytes) if mask != 0 => Dependency { bytes: bytes.into(), targets: limited },
+            _ => self.clone(),
+        }
+    }
+}
+
+/// A copy of `descriptor` in which at bit `at` a mask of `count` bits stands, instead of `old` bits.
+fn with_mask(descriptor: &[u8], at: usize, old: usize, mask: u32, count: usize) -> Option<Vec<u8>> {
+    let end = descriptor.len() * 8;
+    let bytes = (at.max(EXTENDED_AT) + count + end.saturating_sub(at + old)).div_ceil(8);
+    if bytes > BYTES_MAX {
+        return None;
+    }
+    let mut copy = vec![0; bytes];
+    let mut next = 0;
+    let mut put = |bit: bool| {
+        copy[next / 8] |= u8::from(bit) << (7 - next % 8);
+        next += 1;
+    };
+    let bit_of = |index: usize| descriptor.get(index / 8).is_some_and(|byte| byte >> (7 - index % 8) & 1 == 1);
+    (0..at).for_each(|index| put(index == MASK_FLAG_AT || bit_of(index)));
+    (0..count).rev().for_each(|bit| put(mask >> bit & 1 == 1));
+    (at + old..end).for_each(|index| put(bit_of(index)));
+    Some(copy)
+}
+
 impl Structure {
-    fn read(bits: &mut Bits) -> Option<Structure> {
+    fn read(bits: &mut Bits, seq: u64) -> Option<Structure> {
         let first_template_id = bits.take(6)? as u8;
         let mut targets = vec![Target::default(); bits.take(5)? as usize + 1];
-        let mut templates = read_layers(bits)?;
-        for template in &mut templates {
-            template.indications = bits.indications(targets.len())?;
-            for (index, target) in targets.iter_mut().enumerate() {
-                if template.indications.of(index) != 0 {
+        let templates = read_layers(bits)?;
+        for template in &templates {
+            for target in &mut targets {
+                // Its Decode Target Indication (table A.2); 0: it is not present.
+                if bits.take(2)? != 0 {
                     target.spatial = target.spatial.max(template.spatial);
                     target.temporal = target.temporal.max(template.temporal);
                 }
@@ -132,24 +199,14 @@ impl Structure {
         }
         skip_differences(bits, templates.len())?;
         skip_chains(bits, targets.len(), templates.len())?;
-        let size = if bits.flag()? { Some(read_size(bits, templates.last()?.spatial)?) } else { None };
-        Some(Structure { first_template_id, templates, targets, size })
+        let sizes = if bits.flag()? { Some(read_sizes(bits, templates.last()?.spatial)?) } else { None };
+        let active = u32::MAX >> (u32::BITS as usize - targets.len());
+        Some(Structure { first_template_id, templates, targets: targets.into(), sizes, active, since: seq })
     }
 
     fn template(&self, id: u8) -> Option<&Template> {
         let index = (usize::from(id) + TEMPLATES_MAX - usize::from(self.first_template_id)) % TEMPLATES_MAX;
         self.templates.get(index)
-    }
-
-    /// Whether a receiver of lower temporal layers may go up to the frame's: the base layer is all that it needs, or a target
-    /// that holds the layer can be decoded from here on (§A.7).
-    fn can_switch_up(&self, frame: &Template, indications: Indications) -> bool {
-        let mut targets = self.targets.iter().enumerate();
-        frame.temporal == 0
-            || targets.any(|(index, target)| {
-                let holds = target.spatial == frame.spatial && target.temporal >= frame.temporal;
-                holds && indications.of(index) == SWITCH
-            })
     }
 }
 
@@ -157,8 +214,9 @@ impl Structure {
 fn read_layers(bits: &mut Bits) -> Option<Vec<Template>> {
     let mut templates = Vec::new();
     let (mut spatial, mut temporal) = (0, 0);
-    while templates.len() < TEMPLATES_MAX && spatial < SPATIAL_LAYERS_MAX && temporal < TEMPORAL_LAYERS_MAX {
-        templates.push(Template { spatial, temporal, indications: Indications(0) });
+    while templates.len() < TEMPLATES_MAX && usize::from(spatial) < SPATIAL_LAYERS_MAX && temporal < TEMPORAL_LAYERS_MAX
+    {
+        templates.push(Template { spatial, temporal });
         match bits.take(2)? {
             0 => {}
             1 => temporal += 1,
@@ -194,63 +252,14 @@ fn skip_chains(bits: &mut Bits, targets: usize, templates: usize) -> Option<()> 
     Some(())
 }
 
-/// `render_resolutions`: those of the layers below come first.
-fn read_size(bits: &mut Bits, highest_spatial: u8) -> Option<(u16, u16)> {
-    for _ in 0..highest_spatial {
-        bits.take(32)?;
-    }
+/// `render_resolutions`, of each spatial layer.
+fn read_sizes(bits: &mut Bits, highest_spatial: u8) -> Option<Sizes> {
     let plus_one = |less: u64| (less as u16).saturating_add(1);
-    Some((plus_one(bits.take(16)?), plus_one(bits.take(16)?)))
-}
-
-impl Indications {
-    fn of(self, target: usize) -> u64 {
-        self.0 >> (2 * target) & 3
+    let mut sizes = Sizes::default();
+    for size in sizes.iter_mut().take(usize::from(highest_spatial) + 1) {
+        *size = (plus_one(bits.take(16)?), plus_one(bits.take(16)?));
     }
-}
-
-/// Reads from the highest bit of each byte down.
-#[derive(Debug)]
-struct Bits<'a> {
-    bytes: &'a [u8],
-    /// Bits read so far.
-    at: usize,
-}
-
-impl Bits<'_> {
-    /// `count`: 64 at most.
-    fn take(&mut self, count: usize) -> Option<u64> {
-        let mut value = 0;
-        for _ in 0..count {
-            let byte = self.bytes.get(self.at / 8)?;
-            value = value << 1 | u64::from(byte >> (7 - self.at % 8) & 1);
-            self.at += 1;
-        }
-        Some(value)
-    }
-
-    fn flag(&mut self) -> Option<bool> {
-        self.take(1).map(|bit| bit == 1)
-    }
-
-    /// `ns(values)`: a number below `values`, the lower ones in one bit less.
-    fn non_symmetric(&mut self, values: u64) -> Option<u64> {
-        let width = (u64::BITS - values.leading_zeros()) as usize;
-        let short = (1 << width) - values;
-        let value = self.take(width - 1)?;
-        if value < short {
-            return Some(value);
-        }
-        Some((value << 1) - short + self.take(1)?)
-    }
-
-    fn indications(&mut self, targets: usize) -> Option<Indications> {
-        let mut all = 0;
-        for index in 0..targets {
-            all |= self.take(2)? << (2 * index);
-        }
-        Some(Indications(all))
-    }
+    Some(sizes)
 }
 
 /// Writes `descriptor` to the front of `copy` with `by` added to its frame number, and returns that. Empty where there is none.
@@ -295,6 +304,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::descriptor::one_size;
 
     /// Bits in the order of the wire.
     #[derive(Clone, Default)]
@@ -358,37 +368,65 @@ pub(crate) mod tests {
         assert_eq!(dependencies.read(1, &delta), None, "no structure yet");
         let key = dependencies.read(2, &keyframe(8)).expect("whole");
         assert!(key.starts_keyframe);
-        let base = LayerInfo { up_switch: true, size: Some((640, 360)), ..LayerInfo::default() };
+        let base = LayerInfo { starts_picture: true, sizes: Some(one_size(640, 360)), ..LayerInfo::default() };
         assert_eq!(key.descriptor.layer, base);
         assert_eq!(key.descriptor.numbers.frame_number, Some(8));
         let frame = dependencies.read(3, &delta).expect("known");
         assert!(!frame.starts_keyframe);
-        let layer = LayerInfo { temporal: 1, up_switch: true, ends_frame: true, ..LayerInfo::default() };
+        let layer = LayerInfo { temporal: 1, starts_picture: true, ends_frame: true, ..LayerInfo::default() };
         assert_eq!(frame.descriptor.layer, layer);
         assert_eq!(frame.descriptor.numbers.frame_number, Some(9));
     }
 
     #[test]
-    fn every_template_and_custom_indications_are_read() {
+    fn every_template_is_read_whatever_follows_it() {
         let mut dependencies = Dependencies::default();
         dependencies.read(1, &keyframe(1)).expect("whole");
-        let mut check = |writer: Writer, expected: Option<(u8, bool)>| {
+        let mut check = |writer: Writer, expected: Option<(u8, u32)>| {
             let frame = dependencies.read(2, &writer.bytes());
-            assert_eq!(frame.map(|f| (f.descriptor.layer.temporal, f.descriptor.layer.up_switch)), expected);
+            assert_eq!(frame.map(|f| (f.descriptor.layer.temporal, f.targets.active)), expected);
         };
-        for (id, expected) in [(9, None), (10, Some((0, true))), (11, Some((0, true))), (12, Some((1, true)))] {
-            check(mandatory(0, id, 2), expected);
+        for (id, temporal) in [(9, None), (10, Some(0)), (11, Some(0)), (12, Some(1)), (13, Some(2)), (14, Some(2))] {
+            check(mandatory(0, id, 2), temporal.map(|temporal| (temporal, 0b111)));
         }
-        for (id, expected) in [(13, Some((2, false))), (14, Some((2, false))), (15, None), (63, None)] {
-            check(mandatory(0, id, 2), expected);
-        }
-        // Not behind the mask of active targets, but after it; differences and chains do not matter.
-        check(
-            mandatory(0, 13, 2).put(5, ACTIVE | INDICATIONS | 3).put(3, 0b111).put_all(2, &[2, 0, 0]),
-            Some((2, true)),
-        );
-        check(mandatory(0, 12, 2).put(5, INDICATIONS).put_all(2, &[3, 1, 0]), Some((1, false)));
-        check(mandatory(0, 12, 2).put(5, ACTIVE).put(3, 0b011), Some((1, true)));
+        [15, 63].into_iter().for_each(|id| check(mandatory(0, id, 2), None));
+        check(mandatory(0, 12, 2).put(5, INDICATIONS).put_all(2, &[3, 1, 0]), Some((1, 0b111)));
+        check(mandatory(0, 13, 2).put(5, ACTIVE | INDICATIONS).put(3, 0b011).put_all(2, &[2, 0, 0]), Some((2, 0b011)));
+        check(mandatory(0, 12, 2), Some((1, 0b011)));
+    }
+
+    #[test]
+    fn fewer_targets_are_told_in_every_packet() {
+        let read = |bytes: &[u8]| {
+            let mut dependencies = Dependencies::default();
+            dependencies.read(1, &keyframe(1));
+            dependencies.read(2, bytes).expect("whole")
+        };
+        let limit = |bytes: Vec<u8>, temporal_max| {
+            let frame = read(&bytes);
+            let limited = Dependency { bytes: bytes.into(), targets: frame.targets }.limited(0, temporal_max);
+            let read = read(&limited.bytes);
+            assert_eq!((read.starts_keyframe, read.descriptor), (frame.starts_keyframe, frame.descriptor));
+            assert_eq!(read.targets, limited.targets);
+            let padding = limited.bytes.iter().rev().take_while(|byte| **byte == 0).count();
+            (limited.bytes[..limited.bytes.len() - padding].to_vec(), read.targets.active)
+        };
+        let (key, active) = limit(keyframe(1), 1);
+        // The first target is the one with all three layers.
+        assert_eq!(active, 0b110);
+        assert!(key.len() <= keyframe(1).len() + 1, "a mask of three bits");
+        let delta = mandatory(START | END, 12, 2);
+        assert_eq!(limit(delta.bytes(), 1), (delta.clone().put(5, ACTIVE).put(3, 0b110).bytes(), 0b110));
+        assert_eq!(limit(delta.bytes(), 0), (delta.clone().put(5, ACTIVE).put(3, 0b100).bytes(), 0b100));
+        // What follows the mask stays behind it.
+        let custom = |mask: Option<u64>| {
+            let flags = INDICATIONS | if mask.is_some() { ACTIVE } else { 0 };
+            let head = delta.clone().put(5, flags);
+            mask.map_or(head.clone(), |mask| head.put(3, mask)).put_all(2, &[3, 1, 2]).bytes()
+        };
+        assert_eq!(limit(custom(None), 0).0, custom(Some(0b100)));
+        assert_eq!(limit(custom(Some(0b011)), 1).0, custom(Some(0b010)), "the publisher has stopped the lowest");
+        assert_eq!(limit(custom(Some(0b001)), 1).0, custom(Some(0b001)), "nothing would be left");
     }
 
     #[test]
@@ -423,10 +461,18 @@ pub(crate) mod tests {
                      0941b820ac1282503157f974000ca864330e222222eca8655304224230eca877530077004200ef008601df010d";
         let frames = [first, "86017340fc", "46017340fc", "c3017540fc", "88017640fc", "c2017840fc", "8b0174", "0b0174"];
         let read = frames.map(|f| dependencies.read(1, &hex(f)).expect(f));
-        let layer = |f: Frame| {
+        let layer = |f: &Frame| {
             let LayerInfo { spatial, temporal, ends_frame, .. } = f.descriptor.layer;
             (f.descriptor.numbers.frame_number.expect("always"), spatial, temporal, ends_frame)
         };
+        assert_eq!(read[0].descriptor.layer.sizes, Some([(120, 67), (240, 135), (480, 270), (0, 0)]));
+        // Temporal layers of the first spatial one, then of the next.
+        let (lowest, middle) = ((0, 0), (1, 2));
+        let limited = |(spatial, temporal)| {
+            let first = Dependency { bytes: hex(first).into(), targets: read[0].targets.clone() };
+            first.limited(spatial, temporal).targets.active
+        };
+        assert_eq!([lowest, middle].map(limited), [0b000_000_001, 0b000_111_111]);
         let expected = [
             (0x172, 0, 0, true),
             (0x173, 1, 0, false),
@@ -437,9 +483,8 @@ pub(crate) mod tests {
             (0x174, 2, 0, false),
             (0x174, 2, 0, false),
         ];
-        assert_eq!(read.map(layer), expected);
-        assert_eq!(read.map(|f| f.starts_keyframe), [true, false, false, false, false, false, false, false]);
-        assert_eq!(read[0].descriptor.layer.size, Some((480, 270)));
+        assert_eq!(read.each_ref().map(layer), expected);
+        assert_eq!(read.each_ref().map(|f| f.starts_keyframe), [true, false, false, false, false, false, false, false]);
     }
 
     #[test]
@@ -456,18 +501,6 @@ pub(crate) mod tests {
         assert_eq!([stepping(&[2; 3]), stepping(&[2; 4])], [true, false], "spatial layers");
         assert_eq!([stepping(&[1; 7]), stepping(&[1; 8])], [true, false], "temporal layers");
         assert_eq!([stepping(&[0; 63]), stepping(&[0; 64])], [true, false], "templates");
-    }
-
-    #[test]
-    fn non_symmetric_numbers_are_those_of_the_specification() {
-        let of_five = [(0b00, 2), (0b01, 2), (0b10, 2), (0b110, 3), (0b111, 3)];
-        for (value, (code, count)) in of_five.into_iter().enumerate() {
-            let bytes = Writer::default().put(count, code).bytes();
-            let mut bits = Bits { bytes: &bytes, at: 0 };
-            assert_eq!((bits.non_symmetric(5), bits.at), (Some(value as u64), count));
-        }
-        let mut none = Bits { bytes: &[], at: 0 };
-        assert_eq!(none.non_symmetric(1), Some(0));
     }
 
     #[test]
@@ -493,7 +526,11 @@ pub(crate) mod tests {
                 let _ = dependencies.read(seq, &bytes);
                 let mut known = Dependencies::default();
                 known.read(0, &keyframe(1));
-                let _ = known.read(seq, &bytes);
+                let Some(frame) = known.read(seq, &bytes) else { continue };
+                let limited = Dependency { bytes: bytes.into(), targets: frame.targets }.limited(0, 1);
+                let read = known.read(seq, &limited.bytes).expect("as the one that it is made of");
+                prop_assert_eq!(read.descriptor, frame.descriptor);
+                prop_assert_eq!(read.targets, limited.targets);
             }
         }
 

@@ -8,17 +8,31 @@ pub struct Descriptor {
     pub layer: LayerInfo,
 }
 
+/// Spatial layers that are told apart: browsers send three at most, AV1 has four. Those above count as the fourth.
+pub const SPATIAL_LAYERS_MAX: usize = 4;
+
+/// Width and height in pixels of each spatial layer, from the lowest on; 0: there is none, or it is not told.
+pub type Sizes = [(u16, u16); SPATIAL_LAYERS_MAX];
+
 /// Where a packet stands in its stream's layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LayerInfo {
+    /// Below [`SPATIAL_LAYERS_MAX`].
     pub spatial: u8,
     pub temporal: u8,
-    /// From this frame on, a receiver of lower temporal layers may take those up to this one.
-    pub up_switch: bool,
+    /// The first packet of a picture, which is the frames of all spatial layers.
+    pub starts_picture: bool,
     /// The last packet of its layer's frame.
     pub ends_frame: bool,
-    /// Width and height in pixels, of the highest spatial layer; where a keyframe tells them.
-    pub size: Option<(u16, u16)>,
+    /// Where a keyframe tells them.
+    pub sizes: Option<Sizes>,
+}
+
+/// Of a codec or stream without spatial layers.
+pub fn one_size(width: u16, height: u16) -> Sizes {
+    let mut sizes = Sizes::default();
+    sizes[0] = (width, height);
+    sizes
 }
 
 /// The numbers of one packet, and where they stand in its payload.
@@ -122,6 +136,16 @@ impl Rewrite {
             picture_id: self.picture_id.wrapping_add(other.picture_id),
             tl0_pic_idx: self.tl0_pic_idx.wrapping_add(other.tl0_pic_idx),
             frame_number: self.frame_number.wrapping_add(other.frame_number),
+        }
+    }
+
+    /// What makes both, after `other`, to be this one.
+    #[must_use]
+    pub fn minus(self, other: Rewrite) -> Rewrite {
+        Rewrite {
+            picture_id: self.picture_id.wrapping_sub(other.picture_id),
+            tl0_pic_idx: self.tl0_pic_idx.wrapping_sub(other.tl0_pic_idx),
+            frame_number: self.frame_number.wrapping_sub(other.frame_number),
         }
     }
 

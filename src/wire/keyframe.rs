@@ -200,7 +200,7 @@ fn av1(payload: &[u8]) -> Option<KeyframeStart> {
 }
 
 /// The NAL units of an aggregation packet, each behind its 16-bit size; ends early where a size overruns the packet.
-fn aggregated(mut units: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn aggregated(mut units: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (size, rest) = units.split_first_chunk::<2>()?;
         let (unit, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*size)))?;

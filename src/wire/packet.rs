@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use str0m::media::MediaKind;
 
-use super::codec::{Codec, Format};
+use super::codec::Format;
+use super::dependency::Dependency;
 use super::descriptor::{Descriptor, Rewrite};
 use crate::id::{Generation, StreamId};
 use crate::units::Instant;
 
 /// A publisher's packet: decrypted, parsed once, shared by reference count between shards and viewers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MediaPacket {
     pub stream: StreamId,
     pub kind: MediaKind,
@@ -29,8 +30,8 @@ pub struct MediaPacket {
     /// The first packet of a frame that a decoder can start on.
     pub starts_keyframe: bool,
     pub descriptor: Descriptor,
-    /// AV1's dependency descriptor, where it was sent and could be read: 3 to 255 bytes, as they came.
-    pub dependency: Option<Arc<[u8]>>,
+    /// AV1's dependency descriptor, where it was sent and could be read.
+    pub dependency: Option<Dependency>,
     /// Header extensions that pass from publisher to viewer.
     pub extensions: EndToEnd,
     /// When the datagram that carried it was received.
@@ -44,7 +45,7 @@ pub struct MediaPacket {
 
 impl MediaPacket {
     pub fn dependency_bytes(&self) -> usize {
-        self.dependency.as_ref().map_or(0, |d| d.len())
+        self.dependency.as_ref().map_or(0, |d| d.bytes.len())
     }
 }
 
@@ -89,8 +90,7 @@ impl AsRef<MediaPacket> for CanonicalPacket {
 }
 
 /// What of a track a viewer sees: one of its simulcast layers, with all that is in it or only up to some scalability layer.
-/// Packets of one rendition are numbered without gaps. AV1 is always whole: to leave layers of it out, each viewer would have to
-/// be told so in the dependency descriptor, by another `active_decode_targets_bitmask`.
+/// Packets of one rendition are numbered without gaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rendition {
     /// Index of the simulcast layer.
@@ -104,19 +104,32 @@ impl Rendition {
     /// Whether the packet is in it; `None`: it belongs to another layer altogether.
     pub fn takes(&self, packet: &MediaPacket) -> Option<bool> {
         let layer = packet.descriptor.layer;
-        let within = layer.spatial <= self.spatial_max && layer.temporal <= self.temporal_max || is_whole(packet);
+        let within = layer.spatial <= self.spatial_max && layer.temporal <= self.temporal_max;
         (packet.layer == self.layer).then_some(within)
     }
 
     /// The marker ends a picture (RFC 9628 §4.1), which without the spatial layers above ends sooner.
     pub fn marker(&self, packet: &MediaPacket) -> bool {
         let layer = packet.descriptor.layer;
-        packet.marker || (layer.ends_frame && layer.spatial == self.spatial_max && !is_whole(packet))
+        packet.marker || (layer.ends_frame && layer.spatial == self.spatial_max)
     }
-}
 
-fn is_whole(packet: &MediaPacket) -> bool {
-    packet.format.codec == Codec::Av1
+    /// The packet as its viewers get it: where it describes decode targets that are not in here, these are not active.
+    pub fn describe(&self, packet: &Arc<MediaPacket>) -> Arc<MediaPacket> {
+        let is_whole = (self.spatial_max, self.temporal_max) == (u8::MAX, u8::MAX);
+        match packet.dependency.as_ref().filter(|_| !is_whole) {
+            None => packet.clone(),
+            Some(dependency) => {
+                let dependency = Some(dependency.limited(self.spatial_max, self.temporal_max));
+                Arc::new(MediaPacket { dependency, ..MediaPacket::clone(packet) })
+            }
+        }
+    }
+
+    /// Whether its viewers can go on with `lower` from the end of any picture on: it is the same without some spatial layers.
+    pub fn descends_to(&self, lower: &Rendition) -> bool {
+        (self.layer, self.temporal_max) == (lower.layer, lower.temporal_max) && lower.spatial_max < self.spatial_max
+    }
 }
 
 impl Default for Rendition {
@@ -174,18 +187,26 @@ mod tests {
     use crate::wire::descriptor::LayerInfo;
 
     #[test]
-    fn av1_is_whole_whatever_the_rendition() {
-        let rendition = Rendition { layer: 0, spatial_max: 0, temporal_max: 1 };
-        let check = |spatial, temporal, codec, expected| {
+    fn a_rendition_ends_its_pictures_with_its_highest_spatial_layer() {
+        let rendition = Rendition { layer: 0, spatial_max: 1, temporal_max: 1 };
+        let check = |spatial, temporal, ends_frame, expected| {
             let mut packet = video(1, 0, false, 100);
-            packet.format.codec = codec;
-            packet.descriptor.layer = LayerInfo { spatial, temporal, ends_frame: true, ..LayerInfo::default() };
+            packet.descriptor.layer = LayerInfo { spatial, temporal, ends_frame, ..LayerInfo::default() };
             assert_eq!((rendition.takes(&packet), rendition.marker(&packet)), expected);
         };
-        check(0, 1, Codec::Vp9, (Some(true), true));
-        check(0, 2, Codec::Vp9, (Some(false), true));
-        check(1, 0, Codec::Vp9, (Some(false), false));
-        check(0, 2, Codec::Av1, (Some(true), false));
-        check(1, 0, Codec::Av1, (Some(true), false));
+        check(0, 1, true, (Some(true), false));
+        check(1, 1, false, (Some(true), false));
+        check(1, 1, true, (Some(true), true));
+        check(0, 2, true, (Some(false), false));
+        check(2, 0, true, (Some(false), false));
+    }
+
+    #[test]
+    fn only_a_rendition_with_fewer_spatial_layers_is_gone_down_to() {
+        let of = |layer, spatial_max, temporal_max| Rendition { layer, spatial_max, temporal_max };
+        let from = of(1, 2, 255);
+        assert!([of(1, 1, 255), of(1, 0, 255)].iter().all(|lower| from.descends_to(lower)));
+        let others = [from, of(1, 255, 255), of(0, 0, 255), of(1, 0, 1)];
+        assert!(!others.iter().any(|other| from.descends_to(other)));
     }
 }

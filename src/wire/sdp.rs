@@ -20,6 +20,7 @@ pub use viewer::{Sending, SendingTrack, viewer_answer};
 
 use super::codec::{self, Codec, Format};
 use str0m::media::{Direction, MediaKind};
+use str0m::rtp::Extension;
 
 /// A client's offer, parsed, checked and repaired.
 #[derive(Clone, Debug)]
@@ -140,9 +141,10 @@ impl OfferedMedia {
         self.extensions.iter().find(|(_, known)| known == uri).map(|(id, _)| *id)
     }
 
-    /// Whether the client would send transport-wide feedback.
+    /// Whether the client would send transport-wide feedback: it reads the numbers, and says that it tells of them.
     pub fn tells_arrivals(&self) -> bool {
-        self.formats.iter().any(|f| f.transport_cc)
+        let numbers = Extension::TransportSequenceNumber.as_uri();
+        self.extension(numbers).is_some() && self.formats.iter().any(|f| f.transport_cc)
     }
 
     /// Whether the client means to send on this m-line.

@@ -1,6 +1,6 @@
 //! The VP8 payload descriptor (RFC 7741 §4.2).
 
-use super::descriptor::{Descriptor, PictureId};
+use super::descriptor::{Descriptor, PictureId, Sizes, one_size};
 
 const PICTURE_ID_AT: usize = 2;
 
@@ -25,7 +25,7 @@ pub fn parse(payload: &[u8], marker: bool) -> Option<Descriptor> {
     let (numbers, layer) = (&mut parsed.numbers, &mut parsed.layer);
     let first = *payload.first()?;
     let mut at = 1;
-    layer.up_switch = true;
+    layer.starts_picture = first & 0x17 == 0x10;
     layer.ends_frame = marker;
     if first & 0x80 != 0 {
         let flags = *payload.get(at)?;
@@ -44,24 +44,23 @@ pub fn parse(payload: &[u8], marker: bool) -> Option<Descriptor> {
             at += 1;
             if flags & 0x20 != 0 {
                 layer.temporal = layers >> 6;
-                layer.up_switch = layer.temporal == 0 || layers & 0x20 != 0;
             }
         }
     }
     // A descriptor without a payload behind it is cut short.
     payload.get(at)?;
-    if first & 0x17 == 0x10 {
-        layer.size = size(&payload[at..]);
+    if layer.starts_picture {
+        layer.sizes = size(&payload[at..]);
     }
     Some(parsed)
 }
 
 /// Of a key frame, by its header (RFC 6386 §9.1): a tag of 3 bytes whose lowest bit says "not a key frame", a start code,
 /// 14 bits each of width and height below their scales.
-fn size(frame: &[u8]) -> Option<(u16, u16)> {
+fn size(frame: &[u8]) -> Option<Sizes> {
     match frame.first_chunk::<10>()? {
         [tag, _, _, 0x9d, 0x01, 0x2a, w, wide, h, high] if tag & 1 == 0 => {
-            Some((u16::from_le_bytes([*w, *wide]) & 0x3fff, u16::from_le_bytes([*h, *high]) & 0x3fff))
+            Some(one_size(u16::from_le_bytes([*w, *wide]) & 0x3fff, u16::from_le_bytes([*h, *high]) & 0x3fff))
         }
         _ => None,
     }
@@ -72,11 +71,11 @@ mod tests {
     use super::*;
     use crate::wire::descriptor::Rewrite;
 
-    fn check(payload: &[u8], picture_id: Option<(u16, u16)>, tl0: Option<u8>, temporal: u8, up_switch: bool) {
+    fn check(payload: &[u8], picture_id: Option<(u16, u16)>, tl0: Option<u8>, temporal: u8, starts_picture: bool) {
         let Descriptor { numbers, layer } = parse(payload, true).expect("parses");
         assert_eq!(numbers.picture_id.map(|p| (p.value, p.mask)), picture_id, "{payload:02x?}");
         assert_eq!(numbers.tl0_pic_idx, tl0, "{payload:02x?}");
-        assert_eq!((layer.temporal, layer.up_switch), (temporal, up_switch), "{payload:02x?}");
+        assert_eq!((layer.temporal, layer.starts_picture), (temporal, starts_picture), "{payload:02x?}");
         assert!(layer.ends_frame);
     }
 
@@ -85,8 +84,9 @@ mod tests {
         check(&[0x10, 0x01, 0x9d], None, None, 0, true);
         check(&[0x90, 0x80, 0x7f, 0x01], Some((0x7f, 0x7f)), None, 0, true);
         check(&[0x90, 0x80, 0x81, 0x02, 0x01], Some((0x102, 0x7fff)), None, 0, true);
-        check(&[0x90, 0xe0, 0xff, 0xff, 0x42, 0x80, 0x01], Some((0x7fff, 0x7fff)), Some(0x42), 2, false);
-        check(&[0x90, 0xe0, 0xff, 0xff, 0x42, 0x60, 0x01], Some((0x7fff, 0x7fff)), Some(0x42), 1, true);
+        check(&[0x90, 0xe0, 0xff, 0xff, 0x42, 0x80, 0x01], Some((0x7fff, 0x7fff)), Some(0x42), 2, true);
+        check(&[0x80, 0xe0, 0xff, 0xff, 0x42, 0x60, 0x01], Some((0x7fff, 0x7fff)), Some(0x42), 1, false);
+        check(&[0x11, 0x01, 0x9d], None, None, 0, false);
         // KEYIDX alone: what would be TID and Y means nothing.
         check(&[0x90, 0x10, 0xc0, 0x01], None, None, 0, true);
     }
@@ -103,15 +103,15 @@ mod tests {
     #[test]
     fn a_key_frame_tells_its_size() {
         let key = [0x10, 0x10, 0x02, 0x00, 0x9d, 0x01, 0x2a, 0x80, 0x42, 0xe0, 0x01];
-        let size = |payload: &[u8]| parse(payload, false).expect("parses").layer.size;
-        assert_eq!(size(&key), Some((640, 480)), "the scale in the upper bits is not part of it");
+        let size = |payload: &[u8]| parse(payload, false).expect("parses").layer.sizes;
+        assert_eq!(size(&key), Some(one_size(640, 480)), "the scale in the upper bits is not part of it");
         for (at, value) in [(0, 0x00), (0, 0x11), (1, 0x11), (4, 0x9c)] {
             let mut other = key;
             other[at] = value;
             assert_eq!(size(&other), None, "byte {at} is {value:#x}");
         }
         assert_eq!(size(&key[..10]), None, "cut");
-        assert_eq!(size(&[&[0x90, 0x10, 0x05], &key[1..]].concat()), Some((640, 480)), "behind KEYIDX");
+        assert_eq!(size(&[&[0x90, 0x10, 0x05], &key[1..]].concat()), Some(one_size(640, 480)), "behind KEYIDX");
     }
 
     proptest::proptest! {

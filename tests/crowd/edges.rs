@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fairness::{deliver, room};
+use crate::packets::of_layer;
 use crate::room::{Room, STREAM};
 use manycast::forward::burst::Segmenting;
 use manycast::forward::fanout::Fanout;
@@ -13,31 +14,11 @@ use manycast::id::{Generation, Rid, SessionId, ShardId, StreamId};
 use manycast::shard::ShardConfig;
 use manycast::shard::message::{Command, PeerMessage};
 use manycast::units::Instant;
-use manycast::wire::codec::Format;
-use manycast::wire::packet::{EndToEnd, MediaPacket, Rendition};
+use manycast::wire::packet::{MediaPacket, Rendition};
 use str0m::media::MediaKind;
 
 fn packet(now: Instant, stream: StreamId, layer: u8, seq: u64, key: bool, bytes: usize) -> MediaPacket {
-    let mut payload = vec![0x90, 0xe0, 0x80 | layer, seq as u8, seq as u8, 0, 0x10];
-    payload.resize(bytes, 0);
-    MediaPacket {
-        stream,
-        kind: MediaKind::Video,
-        layer,
-        generation: Generation(1),
-        format: Format::VP8,
-        ssrc: u32::from(layer) + 1,
-        seq,
-        timestamp: seq as u32 * 3000,
-        marker: true,
-        starts_keyframe: key,
-        descriptor: manycast::wire::vp8::parse(&payload, true).expect("well-formed"),
-        extensions: EndToEnd::default(),
-        dependency: None,
-        arrival: now,
-        captured: now,
-        payload: Arc::from(payload),
-    }
+    MediaPacket { stream, ..of_layer(now, layer, seq, key, bytes) }
 }
 
 fn at(ms: u64) -> Instant {

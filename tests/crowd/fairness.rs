@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::packets;
 use crate::room::{Room, SERVER, SOCKET, STREAM};
 use manycast::datagram::Received;
 use manycast::forward::table::Stream;
@@ -14,8 +15,7 @@ use manycast::shard::ShardConfig;
 use manycast::shard::message::PeerMessage;
 use manycast::units::Instant;
 use manycast::wire::codec::Format;
-use manycast::wire::descriptor::Descriptor;
-use manycast::wire::packet::{EndToEnd, MediaPacket};
+use manycast::wire::packet::MediaPacket;
 use str0m::media::MediaKind;
 
 const VIEWERS: usize = 1000;
@@ -32,24 +32,9 @@ fn packet_of(stream: StreamId, arrival: Instant, kind: MediaKind, seq: u64) -> P
         MediaKind::Audio => (Format::OPUS, 80),
         MediaKind::Video => (Format::VP8, 1100),
     };
-    PeerMessage::Media(Arc::new(MediaPacket {
-        stream,
-        kind,
-        layer: 0,
-        generation: Generation(1),
-        format,
-        ssrc: kind as u32 + 1,
-        seq,
-        timestamp: seq as u32 * 3000,
-        marker: false,
-        starts_keyframe: kind == MediaKind::Audio || seq == 1,
-        descriptor: Descriptor::default(),
-        dependency: None,
-        extensions: EndToEnd::default(),
-        arrival,
-        captured: arrival,
-        payload: Arc::from(vec![0x10; bytes]),
-    }))
+    let packet = packets::packet(arrival, format, seq, vec![0x10; bytes]);
+    let starts_keyframe = kind == MediaKind::Audio || seq == 1;
+    PeerMessage::Media(Arc::new(MediaPacket { stream, marker: false, starts_keyframe, ..packet }))
 }
 
 /// One message as it left: to whom, how many packets, which kind.

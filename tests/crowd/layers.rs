@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fairness::{deliver, room};
-use crate::room::{Room, STREAM};
+use crate::packets::{of_layer, packet, vp8_payload};
+use crate::room::Room;
 use manycast::forward::select::{Layer, Wish};
 use manycast::id::{Generation, SessionId, ShardId};
 use manycast::shard::ShardConfig;
 use manycast::shard::message::{Command, PeerMessage};
 use manycast::sim::client::Got;
 use manycast::wire::codec::Format;
-use manycast::wire::packet::{EndToEnd, MediaPacket};
+use manycast::wire::packet::MediaPacket;
 use str0m::media::MediaKind;
 
 const ELSEWHERE: ShardId = ShardId(1);
@@ -33,29 +34,13 @@ fn show(room: &Room, active: [bool; 3]) {
     }
 }
 
-/// One packet, a frame by itself, of a layer; its payload tells which.
-fn give(room: &mut Room, layer: u8, seq: u64, starts_keyframe: bool) {
-    // Picture and packet numbers of the layers have nothing to do with each other.
-    let mut payload = vec![0x90, 0xe0, 0x80 | layer, seq as u8, seq as u8, 0, 0x10];
-    payload.extend(u32::from(layer).to_be_bytes());
-    payload.resize(500, 0);
+/// A frame of a layer, whose numbers have nothing to do with those of the others; its payload tells which.
+fn give(room: &mut Room, layer: u8, seq: u64, key: bool) {
+    let apart = u64::from(layer);
     let packet = MediaPacket {
-        stream: STREAM,
-        kind: MediaKind::Video,
-        layer,
-        generation: Generation(1),
-        format: Format::VP8,
-        ssrc: u32::from(layer) + 1,
-        seq: seq + 1000 * u64::from(layer),
-        timestamp: seq as u32 * 3000 + 1_000_000 * u32::from(layer),
-        marker: true,
-        starts_keyframe,
-        descriptor: manycast::wire::vp8::parse(&payload, true).expect("well-formed"),
-        dependency: None,
-        extensions: EndToEnd::default(),
-        arrival: room.now,
-        captured: room.now,
-        payload: Arc::from(payload),
+        seq: seq + 1000 * apart,
+        timestamp: (seq * 3000 + 1_000_000 * apart) as u32,
+        ..of_layer(room.now, layer, seq, key, 500)
     };
     room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(packet)), &mut room.out);
 }
@@ -201,28 +186,9 @@ fn temporal_layers_above_the_wish_leave_no_trace() {
     wish(&mut room, Wish { max_temporal: Some(1), ..Wish::default() });
     for seq in 1..=80u64 {
         let temporal = [0u8, 2, 1, 2][(seq as usize - 1) % 4];
-        let tl0 = seq.div_ceil(4) as u8;
-        let mut payload = vec![0x90, 0xe0, 0x80, seq as u8, tl0, temporal << 6, 0x10];
-        payload.extend(u32::from(temporal).to_be_bytes());
-        payload.resize(500, 0);
-        let packet = MediaPacket {
-            stream: STREAM,
-            kind: MediaKind::Video,
-            layer: 0,
-            generation: Generation(1),
-            format: Format::VP8,
-            ssrc: 1,
-            seq,
-            timestamp: seq as u32 * 3000,
-            marker: true,
-            starts_keyframe: seq == 1,
-            descriptor: manycast::wire::vp8::parse(&payload, true).expect("well-formed"),
-            dependency: None,
-            extensions: EndToEnd::default(),
-            arrival: room.now,
-            captured: room.now,
-            payload: Arc::from(payload),
-        };
+        let mut payload = vp8_payload(0, seq, temporal, seq == 1, 500);
+        payload[4] = seq.div_ceil(4) as u8; // TL0PICIDX
+        let packet = packet(room.now, Format::VP8, seq, payload);
         room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(packet)), &mut room.out);
         deliver(&mut room, || true);
         room.now += Duration::from_millis(33);

@@ -4,4 +4,8 @@ mod allocations;
 mod edges;
 mod fairness;
 mod layers;
+mod packets;
+mod probes;
 mod room;
+mod spatial;
+mod takeover;

@@ -10,7 +10,7 @@ use manycast::datagram::{Received, SendBatch, SocketId};
 use manycast::forward::table::Stream;
 use manycast::id::{Generation, SessionId, ShardId, StreamId};
 use manycast::session::negotiate::{self, PeerConfig, PublishRequest, WatchRequest};
-use manycast::shard::message::Command;
+use manycast::shard::message::{Command, PeerMessage};
 use manycast::shard::placement::Slot;
 use manycast::shard::{Shard, ShardConfig};
 use manycast::sim::client::{Client, Source};
@@ -45,6 +45,10 @@ pub struct Room {
     pub spent: Spent,
     /// Media for viewers is thrown away: a thousand of them take longer to open it than the shard to seal it.
     pub deaf: bool,
+    /// Keyframes that the shard has asked other shards for.
+    pub asked: usize,
+    /// The next viewer tells of arrivals (transport-cc).
+    pub estimate: bool,
 }
 
 /// What the shard had to do with the publisher's media.
@@ -90,6 +94,8 @@ impl Room {
             meter,
             spent: Spent::default(),
             deaf: false,
+            asked: 0,
+            estimate: false,
         }
     }
 
@@ -117,7 +123,7 @@ impl Room {
             session: self.next_session(),
             stream: self.stream.id,
             published: Vec::new(),
-            estimate: false,
+            estimate: self.estimate,
         };
         let negotiated = negotiate::watch(self.now, &self.peers, &offer, request, &mut self.rng);
         self.sign_up(client, negotiated.expect("an offer that can be answered"))
@@ -221,6 +227,7 @@ impl Room {
         self.shard.handle_flushed(self.now);
         // To itself: requests for keyframes.
         while let Some((_, message)) = self.shard.poll_peer() {
+            self.asked += usize::from(matches!(message, PeerMessage::KeyframeRequest { .. }));
             self.shard.handle_peer(self.now, message, &mut self.out);
         }
         while self.shard.poll_event().is_some() {}

@@ -23,7 +23,7 @@
 //   publish-link, publish-link-copy            the watch link; publish-whip-url, publish-whip-copy
 //   watch-start, watch-stop                    buttons, likewise
 //   watch-unmute, watch-mute, watch-fullscreen buttons on the picture; sound is off until watch-unmute is clicked
-//   watch-quality                              select on the picture: "" (Auto) or a layer's rid; hidden unless there are two
+//   watch-quality                              select on the picture: "" (Auto), a layer's rid, or RID/SPATIAL; hidden unless there are two
 //   watch-link, watch-link-copy                the watch link; watch-whep-url, watch-whep-copy
 //   streams, streams-list, streams-empty       the list of live streams; its buttons have data-stream="NAME"
 //   legacy-source                              select: camera | synthetic

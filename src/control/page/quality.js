@@ -48,7 +48,7 @@ export class QualityMenu {
 
   /** Best first, as the server says them. */
   show(layers) {
-    const options = [AUTO, ...layers.map((layer) => ({ value: layer.rid, text: label(layer) }))];
+    const options = [AUTO, ...layers.map((layer) => ({ value: value(layer, layers), text: label(layer) }))];
     this.select.hidden = layers.length < 2;
     // In place: the list may be open.
     this.select.length = options.length;
@@ -63,18 +63,29 @@ export class QualityMenu {
     if (known && this.wanted !== AUTO.value && !this.told) this.choose(this.wanted);
   }
 
-  async choose(rid) {
+  async choose(value) {
     const before = this.wanted;
-    this.wanted = rid;
+    this.wanted = value;
     this.told = true;
     try {
-      await this.ask(rid === AUTO.value ? {} : { rid });
+      await this.ask(wish(value));
     } catch (error) {
       if (!error.kind) return;
       this.wanted = this.select.value = before;
       toast(error.message);
     }
   }
+}
+
+/** A layer's rid, and behind a slash which of its spatial layers, where it has several. */
+function value({ rid = "", spatialLayerId }, layers) {
+  const several = layers.filter((layer) => (layer.rid ?? "") === rid).length > 1;
+  return several ? `${rid}/${spatialLayerId}` : rid;
+}
+
+function wish(value) {
+  const [rid, spatial] = value.split("/");
+  return { ...(rid && { rid }), ...(spatial && { maxSpatialLayerId: Number(spatial) }) };
 }
 
 function label({ rid, height, bitrate: bitsPerSecond }) {

@@ -112,7 +112,7 @@ fn media(
     if offered.reduced_size_rtcp {
         put(format_args!("a=rtcp-rsize"));
     }
-    offered.formats.iter().for_each(|f| format(put, f, ours.estimate));
+    offered.formats.iter().for_each(|f| format(put, f, counted.is_some()));
     for ssrc in std::iter::once(ssrc).chain(rtx_ssrc) {
         put(format_args!("a=ssrc:{ssrc} cname:{cname}"));
         put(format_args!("a=ssrc:{ssrc} msid:{stream} {name}"));
@@ -122,7 +122,7 @@ fn media(
     }
 }
 
-fn format(put: &mut impl FnMut(fmt::Arguments), f: &OfferedFormat, estimate: bool) {
+fn format(put: &mut impl FnMut(fmt::Arguments), f: &OfferedFormat, counted: bool) {
     let (pt, codec, rate) = (f.payload_type, f.format.codec, f.clock_rate);
     match f.channels {
         Some(channels) => put(format_args!("a=rtpmap:{pt} {codec}/{rate}/{channels}")),
@@ -130,7 +130,7 @@ fn format(put: &mut impl FnMut(fmt::Arguments), f: &OfferedFormat, estimate: boo
     }
     let feedback = [
         (f.remb, "goog-remb"),
-        (f.transport_cc && estimate, "transport-cc"),
+        (f.transport_cc && counted, "transport-cc"),
         (f.fir, "ccm fir"),
         (f.nack, "nack"),
         (f.pli, "nack pli"),

@@ -1,4 +1,4 @@
-//! AV1 in layers, between pages of a real browser, with and without its dependency descriptors.
+//! AV1 and VP9 in scalability layers, between pages of a real browser, with and without dependency descriptors.
 
 #![expect(clippy::disallowed_methods, reason = "real browsers live in real time")]
 
@@ -10,7 +10,7 @@ mod browser;
 
 use browser::{Browser, DemoPage, PATIENCE, Page, Stats, wait_until};
 use common::server::Server;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Offers what `prepare` has made of `pc`, and takes the answer.
 const NEGOTIATE: &str = "
@@ -26,7 +26,9 @@ const NEGOTIATE: &str = "
         const answer = await fetch(path, { method: 'POST', headers, body: pc.localDescription.sdp });
         window.resource = answer.headers.get('location');
         window.answer = await answer.text();
-        await pc.setRemoteDescription({ type: 'answer', sdp: window.answer });
+        // A busy machine looks like a thin link, over which spatial layers are not sent.
+        const sdp = window.answer.replace(/(a=fmtp:\\d+ )(?!apt)/g, '$1x-google-min-bitrate=1500;');
+        await pc.setRemoteDescription({ type: 'answer', sdp });
     })().catch(e => { window.failed = String(e); });
 ";
 
@@ -37,10 +39,15 @@ const PUBLISH: &str = "async pc => {
     const sendEncodings = ENCODINGS;
     const sender = pc.addTransceiver(stream.getVideoTracks()[0], { direction: 'sendonly', sendEncodings });
     const { codecs } = RTCRtpSender.getCapabilities('video');
-    sender.setCodecPreferences(codecs.filter(c => c.mimeType === 'video/AV1'));
+    sender.setCodecPreferences(codecs.filter(c => c.mimeType === 'CODEC'));
     return '/whip/live';
 }";
 
+const AV1: &str = "video/AV1";
+const VP9: &str = "video/VP9";
+
+/// 320x180 and 640x360, which depend on each other in key pictures only; Chromium makes no smaller ones of it.
+const SPATIAL: &str = "[{ scalabilityMode: 'L2T3_KEY' }]";
 const TEMPORAL: &str = "[{ scalabilityMode: 'L1T3' }]";
 const SIMULCAST: &str = "[
     { rid: 'l', scaleResolutionDownBy: 2, scalabilityMode: 'L1T2' },
@@ -63,9 +70,9 @@ fn negotiate<'a>(browser: &'a Browser, server: &Server, prepare: &str) -> Page<'
 }
 
 /// Until its media has come.
-fn publish<'a>(browser: &'a Browser, server: &Server, encodings: &str) -> Page<'a> {
+fn publish<'a>(browser: &'a Browser, server: &Server, codec: &str, encodings: &str) -> Page<'a> {
     let before = server.metric("manycast_media_received_total", "");
-    let page = negotiate(browser, server, &PUBLISH.replace("ENCODINGS", encodings));
+    let page = negotiate(browser, server, &PUBLISH.replace("ENCODINGS", encodings).replace("CODEC", codec));
     wait_until(
         PATIENCE,
         || (server.metric("manycast_media_received_total", "") > before).then_some(()),
@@ -98,13 +105,13 @@ fn wait_for_frames(page: &Page, frames: f64) {
 fn descriptors_reach_who_wants_them_and_go_on_across_publishers() {
     let server = Server::start(&["--shards", "2"]);
     let browser = Browser::start();
-    publish(&browser, &server, TEMPORAL);
+    publish(&browser, &server, AV1, TEMPORAL);
     let viewers = [true, false].map(|wanted| watch(&browser, &server, wanted));
     viewers.iter().for_each(|v| wait_for_frames(v, 60.0));
     let accepted = viewers.each_ref().map(|v| v.run("return window.answer.includes('dependency-descriptor')", vec![]));
     assert_eq!(accepted, [Value::Bool(true), Value::Bool(false)]);
     // It takes the stream over; its numbers begin anywhere.
-    publish(&browser, &server, TEMPORAL);
+    publish(&browser, &server, AV1, TEMPORAL);
     viewers.iter().for_each(|v| wait_for_frames(v, 120.0));
     let [with, without] = viewers.each_ref().map(stats);
     for stats in [&with, &without] {
@@ -120,20 +127,87 @@ fn descriptors_reach_who_wants_them_and_go_on_across_publishers() {
 fn a_viewer_with_descriptors_goes_from_layer_to_layer() {
     let server = Server::start(&["--shards", "2"]);
     let browser = Browser::start();
-    publish(&browser, &server, SIMULCAST);
+    publish(&browser, &server, AV1, SIMULCAST);
     let viewer = watch(&browser, &server, true);
     wait_for_frames(&viewer, 10.0);
     for (rid, height) in [("l", 180.0), ("h", 360.0), ("l", 180.0)] {
-        let body = format!("body: JSON.stringify({{ rid: '{rid}' }})");
-        let head = "method: 'POST', headers: { 'content-type': 'application/json' }";
-        let select = format!("return fetch(window.resource + '/layer', {{ {head}, {body} }}).then(r => r.status)");
-        // Shards report once a second what there is.
-        let selected = || (viewer.run(&select, vec![]) == 200).then_some(());
-        wait_until(PATIENCE, selected, || format!("no layer {rid}"));
-        let seen = || stats(&viewer).video_in("frameHeight");
-        wait_until(PATIENCE, || (seen() == height).then_some(()), || format!("{} lines, not {height}", seen()));
+        wish(&viewer, json!({ "rid": rid }));
+        wait_for_height(&viewer, height);
         wait_for_frames(&viewer, 30.0);
     }
-    assert_eq!(stats(&viewer).codec("inbound-rtp", "video"), Some("video/AV1"));
-    assert_eq!(stats(&viewer).video_in("packetsLost"), 0.0);
+    assert_plays(&viewer, AV1);
+}
+
+fn wish(viewer: &Page, wish: Value) {
+    let head = "method: 'POST', headers: { 'content-type': 'application/json' }";
+    let select = format!(
+        "return fetch(window.resource + '/layer', {{ {head}, body: JSON.stringify({wish}) }}).then(r => r.status)"
+    );
+    // Shards report once a second what there is.
+    wait_until(PATIENCE, || (viewer.run(&select, vec![]) == 200).then_some(()), || format!("no layer for {wish}"));
+}
+
+fn wait_for_height(viewer: &Page, height: f64) {
+    let seen = || stats(viewer).video_in("frameHeight");
+    wait_until(
+        PATIENCE,
+        || (seen() == height).then_some(()),
+        || format!("{} lines, not {height}: {:?}", seen(), viewer.run("return window.failed", vec![])),
+    );
+}
+
+#[track_caller]
+fn assert_plays(viewer: &Page, codec: &str) {
+    let stats = stats(viewer);
+    assert_eq!(stats.codec("inbound-rtp", "video"), Some(codec));
+    assert_eq!(stats.video_in("packetsLost"), 0.0);
+}
+
+/// From spatial layer to spatial layer, with one key picture for each way up and none for a way down.
+fn goes_up_and_down(codec: &str) {
+    let server = Server::start(&["--shards", "2"]);
+    let browser = Browser::start();
+    publish(&browser, &server, codec, SPATIAL);
+    let viewer = watch(&browser, &server, true);
+    wait_for_frames(&viewer, 10.0);
+    wait_for_height(&viewer, 360.0);
+    let keyframes = || stats(&viewer).video_in("keyFramesDecoded");
+    for (max_spatial, height, is_up) in [(0, 180.0, false), (1, 360.0, true), (0, 180.0, false)] {
+        let before = keyframes();
+        wish(&viewer, json!({ "maxSpatialLayerId": max_spatial }));
+        wait_for_height(&viewer, height);
+        assert_eq!(keyframes() > before, is_up, "{codec}, to {max_spatial}: {} key pictures", keyframes() - before);
+        wait_for_frames(&viewer, 30.0);
+    }
+    assert_plays(&viewer, codec);
+}
+
+#[test]
+fn a_viewer_of_vp9_goes_up_and_down_its_spatial_layers() {
+    goes_up_and_down(VP9);
+}
+
+#[test]
+fn a_viewer_of_av1_goes_up_and_down_its_spatial_layers() {
+    goes_up_and_down(AV1);
+}
+
+#[test]
+fn temporal_layers_of_av1_are_left_out_for_who_reads_descriptors() {
+    let server = Server::start(&["--shards", "2"]);
+    let browser = Browser::start();
+    publish(&browser, &server, AV1, TEMPORAL);
+    let viewers = [true, false].map(|wanted| watch(&browser, &server, wanted));
+    for viewer in &viewers {
+        wait_for_frames(viewer, 30.0);
+        wish(viewer, json!({ "maxTemporalLayerId": 0 }));
+    }
+    let [slow, whole] = &viewers;
+    // The publisher sends 30 frames a second, of which every fourth is in the base layer.
+    let rates = || viewers.each_ref().map(|v| stats(v).video_in("framesPerSecond"));
+    wait_until(PATIENCE, || (2.0 * rates()[0] < rates()[1]).then_some(()), || format!("{:?}", rates()));
+    [slow, whole].into_iter().for_each(|v| wait_for_frames(v, 20.0));
+    for viewer in &viewers {
+        assert_eq!(stats(viewer).video_in("packetsLost"), 0.0);
+    }
 }
