@@ -715,11 +715,15 @@ impl TrackTx {
     ) {
         let (timestamp_offset, rewrite) = match self.splice {
             None => (0, Rewrite::default()),
-            Some(before) if before.rendition == rendition => (before.timestamp_offset, before.rewrite),
-            Some(_) => {
+            Some(before) => {
+                // Of the same rendition too: what was left out between the two leaves no gap.
                 let numbers = first.packet.descriptor.numbers.plus(first.rewrite);
                 let rewrite = Rewrite::following(&self.newest_numbers, &numbers);
-                (self.next_timestamp(&present.packet).wrapping_sub(present.timestamp), rewrite)
+                let timestamp_offset = match before.rendition == rendition {
+                    true => before.timestamp_offset,
+                    false => self.next_timestamp(&present.packet).wrapping_sub(present.timestamp),
+                };
+                (timestamp_offset, rewrite)
             }
         };
         let (from, first_seq) = (first.seq, self.next_seq);

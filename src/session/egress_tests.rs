@@ -660,6 +660,22 @@ fn descriptors_come_with_frame_numbers_that_go_on() {
 }
 
 #[test]
+fn a_replay_that_a_keyframe_ends_leaves_no_gap() {
+    let mut scene = av1_scene(42, DEPENDENCY);
+    let past: Vec<_> = (0..5).map(|i| av1(&scene, 100 + i, 0, 10 + i as u16, 90)).collect();
+    assert!(scene.egress.start_replay(Rendition::default(), &past[0], &past[4]));
+    let run = Run { packets: 0..2, payload_bytes: PAYLOAD_BYTES };
+    scene.egress.replay(scene.now, &past, &run, &mut scene.out);
+    let seen = |number| Some(described(number, 90));
+    assert_eq!(scene.take_descriptors(), [seen(10), seen(11)]);
+    scene.egress.end_replay(None);
+    let next = [av1(&scene, 107, 0, 17, 90), av1(&scene, 108, 0, 18, 90)];
+    assert_eq!(scene.send_av1(0, &next), [seen(12), seen(13)]);
+    scene.resend_if_granted(&next[1]);
+    assert_eq!(scene.take_descriptors(), [seen(13)]);
+}
+
+#[test]
 fn who_did_not_ask_for_descriptors_gets_none() {
     let mut scene = av1_scene(41, 0);
     let key = av1(&scene, 1, 0, 1, 90);
