@@ -668,7 +668,7 @@ fn a_replay_that_a_keyframe_ends_leaves_no_gap() {
     scene.egress.replay(scene.now, &past, &run, &mut scene.out);
     let seen = |number| Some(described(number, 90));
     assert_eq!(scene.take_descriptors(), [seen(10), seen(11)]);
-    scene.egress.end_replay(None);
+    scene.egress.end_replay(false);
     let next = [av1(&scene, 107, 0, 17, 90), av1(&scene, 108, 0, 18, 90)];
     assert_eq!(scene.send_av1(0, &next), [seen(12), seen(13)]);
     scene.resend_if_granted(&next[1]);
