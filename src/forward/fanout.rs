@@ -437,6 +437,10 @@ impl<K: Copy + PartialEq> Fanout<K> {
                 }
                 track.handle_past(now, packet, begun);
             }
+            // What came while the past was on its way here.
+            for packet in std::mem::take(&mut track.early).into_iter().rev() {
+                track.handle_past(now, &packet, begun);
+            }
             if idle && !track.is_idle() {
                 self.ready[kind as usize].push_back((stream, at));
             }

@@ -244,21 +244,15 @@ impl Shard {
         publishing.measure(now, &entry.slot.stream);
     }
 
-    /// A shard has its first viewer of a layer.
+    /// A shard has its first viewer of a layer: it is given what came since the last keyframe, and what came last where that
+    /// is all there is, for it may be of a keyframe that is under way.
     pub(super) fn send_past(&mut self, stream: StreamId, layer: u8, to: ShardId) {
-        if let Some((packets, whole)) = self.past(stream, layer) {
-            self.peers.push_back((to, PeerMessage::Past { stream, packets: packets.into(), whole }));
-        }
-    }
-
-    /// A layer since its last keyframe, in order, and whether nothing is left out; what came last where that is all there is, for
-    /// it may be of a keyframe that is under way. `None`: its publisher lives on another shard.
-    pub(super) fn past(&self, stream: StreamId, layer: u8) -> Option<(Vec<Arc<MediaPacket>>, bool)> {
-        let publishing = self.sessions.get(*self.publishers.get(&stream)?)?.publishing.as_ref()?;
+        let Some(&key) = self.publishers.get(&stream) else { return };
+        let Some(publishing) = self.sessions.get(key).and_then(|e| e.publishing.as_ref()) else { return };
         let gop = &publishing.layers[usize::from(layer)].gop;
         let mut packets: Vec<_> = gop.packets().iter().chain(gop.early()).cloned().collect();
         // They may have overtaken each other on their way here.
         packets.sort_by_key(|p| p.seq);
-        Some((packets, gop.is_whole()))
+        self.peers.push_back((to, PeerMessage::Past { stream, packets: packets.into(), whole: gop.is_whole() }));
     }
 }

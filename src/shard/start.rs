@@ -246,16 +246,9 @@ impl Shard {
 
     /// This shard has its first viewer of a layer: its past is with the publisher's.
     fn request_past(&mut self, now: Instant, stream: &Stream, layer: u8) {
-        if stream.active() == Generation::default() || !self.fanout.ask_for_past(now, stream.id, layer) {
-            return;
-        }
-        match self.past(stream.id, layer) {
-            // By way of the mailbox it would lack what comes meanwhile, and that is not taken before it.
-            Some((packets, whole)) => self.fanout.handle_past(now, stream.id, &packets, whole),
-            None => {
-                let message = PeerMessage::PastRequest { stream: stream.id, layer, from: self.id };
-                self.peers.push_back((stream.publisher_shard(), message));
-            }
+        if stream.active() != Generation::default() && self.fanout.ask_for_past(now, stream.id, layer) {
+            let message = PeerMessage::PastRequest { stream: stream.id, layer, from: self.id };
+            self.peers.push_back((stream.publisher_shard(), message));
         }
     }
 

@@ -246,6 +246,16 @@ fn a_keyframe_that_is_faster_than_the_past_is_filled_up_by_it() {
     assert_whole(&room, 4 + 3);
 }
 
+#[test]
+fn what_comes_while_the_past_is_on_its_way_is_not_lost() {
+    let mut room = waiting_for_m();
+    give(&mut room, 1, 12, false);
+    give(&mut room, 1, 14, false);
+    past_of(&mut room, Duration::ZERO, &[10, 11, 12, 13], true);
+    wait(&mut room, 50);
+    assert_whole(&room, 4 + 5);
+}
+
 /// The publisher's shard has kept no more than the keyframe: what comes now does not follow it.
 #[test]
 fn a_past_that_is_not_whole_is_a_keyframe_alone() {
