@@ -127,8 +127,14 @@ impl Canonical {
 
     /// Whether a packet of the publisher that is bound now has had its place, or is too old for one.
     pub fn has_placed(&self, packet: &MediaPacket) -> bool {
-        let Some(source) = self.source.filter(|s| s.is(packet)) else { return false };
-        source.place(packet.seq).is_none_or(|(seq, _)| self.newest.is_some_and(|n| seq <= n.seq))
+        let of_source = self.source.is_some_and(|s| s.is(packet));
+        of_source && self.number(packet).is_none_or(|seq| self.newest.is_some_and(|n| seq <= n.seq))
+    }
+
+    /// The canonical number of a packet of the publisher that is bound now, if it has a place.
+    pub fn number(&self, packet: &MediaPacket) -> Option<u64> {
+        let source = self.source.filter(|s| s.is(packet))?;
+        source.place(packet.seq).map(|(seq, _)| seq)
     }
 
     /// Offsets are computed once per publisher and then constant: computing them per packet would add jitter.

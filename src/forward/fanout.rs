@@ -13,7 +13,7 @@ use str0m::media::MediaKind;
 
 use super::burst::{self, Segmenting};
 use super::canonical::{Canonical, Refused};
-use super::gop::Gop;
+use super::gop::{EARLY_PACKETS, Gop};
 use super::pacer::{Meter, Pacer};
 use super::select;
 use super::store::Store;
@@ -35,9 +35,6 @@ const PAST_AGAIN: Duration = Duration::from_millis(200);
 
 /// With fewer viewers, messages that are saved by waiting for the rest of a frame are not worth the wait.
 const HOLD_VIEWERS_MIN: usize = 8;
-
-/// Packets that wait for a keyframe's first one, which they have overtaken: a keyframe of 75 kB.
-const EARLY_PACKETS: usize = 64;
 
 /// Messages of one track before another one's turn: one flush.
 const QUANTA_PER_TURN: usize = limits::SEND_BATCH_MESSAGES;
@@ -192,14 +189,24 @@ impl<K> Track<K> {
         self.cold && self.resumes == Some((generation, ssrc)) && !packet.starts_keyframe && !self.resumes_with(packet)
     }
 
+    /// Whether a packet of the past is not here yet: a newer one, or one that has been overtaken.
+    fn lacks(&self, packet: &MediaPacket) -> bool {
+        if !self.canonical.has_placed(packet) {
+            return true;
+        }
+        let begun = self.gop.packets().first().map(|p| p.seq);
+        self.canonical.number(packet).zip(begun).is_some_and(|(seq, begun)| {
+            seq > begun && seq + limits::STORE_PACKETS as u64 > self.newest_seq && self.store.get(seq).is_none()
+        })
+    }
+
     /// Gives the packet its place in the queue, and after a keyframe's first one those that have overtaken it.
     fn take(&mut self, now: Instant, packet: &Arc<MediaPacket>) -> Result<(), NotTaken> {
         match self.place(packet) {
             Ok(canonical) => self.gather(now, canonical)?,
             Err(refused) => {
                 if refused == Refused::AwaitingKeyframe {
-                    self.early.truncate(EARLY_PACKETS - 1);
-                    self.early.push_front(packet.clone());
+                    self.remember_early(packet);
                 }
                 return Err(NotTaken::Refused(refused));
             }
@@ -215,6 +222,33 @@ impl<K> Track<K> {
             }
         }
         Ok(())
+    }
+
+    fn remember_early(&mut self, packet: &Arc<MediaPacket>) {
+        self.early.truncate(EARLY_PACKETS - 1);
+        self.early.push_front(packet.clone());
+    }
+
+    /// `begun`: viewers may be past its keyframe.
+    fn handle_past(&mut self, now: Instant, packet: &Arc<MediaPacket>, begun: bool) {
+        match self.rendition.takes(packet) {
+            Some(true) if self.lacks(packet) => {
+                match self.place(packet) {
+                    // What finds no room is repaired by NACKs.
+                    Ok(canonical) if begun => _ = self.gather(now, canonical),
+                    Err(Refused::AwaitingKeyframe) => self.remember_early(packet),
+                    // What it refuses else is older than what it has.
+                    _ => {}
+                }
+            }
+            Some(false) if !self.canonical.has_placed(packet) => self.canonical.leave_out(packet),
+            _ => {}
+        }
+    }
+
+    /// Nothing waits to be sent.
+    fn is_idle(&self) -> bool {
+        self.gathered.is_empty() && self.job.is_none()
     }
 
     fn gather(&mut self, now: Instant, canonical: CanonicalPacket) -> Result<(), NotTaken> {
@@ -415,27 +449,34 @@ impl<K: Copy + PartialEq> Fanout<K> {
                 }
                 Some(true) => {}
             }
-            let idle = track.gathered.is_empty() && track.job.is_none();
+            let idle = track.is_idle();
             if let Err(not_taken) = track.take(now, packet) {
                 tell(not_taken);
             }
-            if idle && !track.gathered.is_empty() {
+            if idle && !track.is_idle() {
                 self.ready[packet.kind as usize].push_back((packet.stream, at));
             }
         }
     }
 
-    /// Packets of the past, a keyframe first: nobody gets them as they come, but replays begin with them.
-    pub fn handle_past(&mut self, packets: &[Arc<MediaPacket>]) {
-        for packet in packets {
-            let Some(local) = self.streams.get_mut(&packet.stream) else { return };
-            for track in local.tracks.iter_mut().filter(|t| t.kind == packet.kind && t.watched()) {
-                match track.rendition.takes(packet) {
-                    // What it refuses is older than what it has.
-                    Some(true) if !track.canonical.has_placed(packet) => drop(track.place(packet)),
-                    Some(false) if !track.canonical.has_placed(packet) => track.canonical.leave_out(packet),
-                    _ => {}
+    /// Packets of a stream's past, a keyframe first, for replays to begin with. As they come only those get them that have
+    /// begun with a keyframe which was faster. `whole`: nothing is left out between them.
+    pub fn handle_past(&mut self, now: Instant, stream: StreamId, packets: &[Arc<MediaPacket>], whole: bool) {
+        let Some(local) = self.streams.get_mut(&stream) else { return };
+        for (at, track) in local.tracks.iter_mut().enumerate().filter(|(_, t)| t.watched()) {
+            let (idle, begun, kind) = (track.is_idle(), !track.cold, track.kind);
+            for packet in packets.iter().filter(|p| p.kind == kind) {
+                if !whole && !begun {
+                    track.gop.cut_before(packet);
                 }
+                track.handle_past(now, packet, begun);
+            }
+            // What came while the past was on its way here.
+            for packet in std::mem::take(&mut track.early).into_iter().rev() {
+                track.handle_past(now, &packet, begun);
+            }
+            if idle && !track.is_idle() {
+                self.ready[kind as usize].push_back((stream, at));
             }
         }
     }
@@ -561,6 +602,17 @@ impl<K: Copy + PartialEq> Fanout<K> {
     /// The first message of what comes from `from` on in the video's past.
     pub fn past_run(&self, stream: StreamId, rendition: Rendition, from: usize) -> Option<(&[CanonicalPacket], Run)> {
         let packets = self.streams.get(&stream)?.track(MediaKind::Video, rendition)?.gop.packets();
+        (from < packets.len()).then(|| (packets, burst::first_run(packets, from, self.segmenting)))
+    }
+
+    /// The first message of what overtook the first packet of the video's last keyframe, from `from` on; that packet is 0.
+    pub fn overtakers_run(
+        &self,
+        stream: StreamId,
+        rendition: Rendition,
+        from: usize,
+    ) -> Option<(&[CanonicalPacket], Run)> {
+        let packets = self.streams.get(&stream)?.track(MediaKind::Video, rendition)?.gop.overtaken();
         (from < packets.len()).then(|| (packets, burst::first_run(packets, from, self.segmenting)))
     }
 

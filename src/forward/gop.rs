@@ -1,5 +1,6 @@
 //! A video track's packets since its last keyframe: what a viewer that joins between two keyframes is started with.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::units::Instant;
@@ -11,6 +12,9 @@ const DURATION_MAX: Duration = Duration::from_secs(12);
 const BYTES_MAX: usize = 8 * 1024 * 1024;
 const PACKETS_MAX: usize = 6000;
 
+/// Packets that wait for a keyframe's first one, which they have overtaken: a keyframe of 75 kB.
+pub const EARLY_PACKETS: usize = 64;
+
 /// Packets in the order of their arrival, a keyframe's first one in front.
 #[derive(Debug)]
 pub struct Gop<P> {
@@ -20,30 +24,28 @@ pub struct Gop<P> {
     keyframe_packets: usize,
     /// What came after the keyframe did not fit.
     cut: bool,
+    /// The last [`EARLY_PACKETS`] that were not kept.
+    early: VecDeque<P>,
+    /// How many, behind the keyframe's first packet, came before it.
+    overtakers: usize,
 }
 
 impl<P> Default for Gop<P> {
     fn default() -> Self {
-        Gop { packets: Vec::new(), bytes: 0, keyframe_packets: 0, cut: false }
+        Gop { packets: Vec::new(), bytes: 0, keyframe_packets: 0, cut: false, early: VecDeque::new(), overtakers: 0 }
     }
 }
 
 impl<P: AsRef<MediaPacket>> Gop<P> {
     pub fn insert(&mut self, packet: P) {
         let media = packet.as_ref();
-        if media.starts_keyframe && !self.packets.is_empty() {
+        if media.starts_keyframe {
             return self.restart(packet);
         }
-        let Some(first) = self.packets.first().map(AsRef::as_ref) else {
-            if media.starts_keyframe {
-                self.push(packet);
-                self.keyframe_packets = 1;
-            }
-            return;
+        let Some(first) = self.packets.first().map(AsRef::as_ref).filter(|_| !self.cut) else {
+            self.early.truncate(EARLY_PACKETS - 1);
+            return self.early.push_front(packet);
         };
-        if self.cut {
-            return;
-        }
         let of_keyframe = self.keyframe_packets == self.packets.len()
             && (first.timestamp, first.ssrc) == (media.timestamp, media.ssrc);
         let full = self.packets.len() >= PACKETS_MAX
@@ -61,22 +63,34 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
         }
     }
 
+    /// Only the keyframe stays: what comes next, of another frame, does not follow what is here.
+    pub fn cut_before(&mut self, next: &MediaPacket) {
+        let keyframe = self.packets.first().map(|p| p.as_ref().timestamp);
+        if !self.cut && keyframe.is_some_and(|timestamp| timestamp != next.timestamp) {
+            self.cut_down();
+        }
+    }
+
     /// Only the keyframe stays.
     fn cut_down(&mut self) {
         self.cut = true;
         self.packets.truncate(self.keyframe_packets);
         self.packets.shrink_to_fit();
         self.bytes = self.packets.iter().map(|p| p.as_ref().payload.len()).sum();
+        self.overtakers = self.overtakers.min(self.packets.len() - 1);
     }
 
-    /// A keyframe begins. Packets of it may have come before its first one, which was lost and repaired.
+    /// A keyframe begins. Packets of it may have come before its first one: that was overtaken, or lost and repaired.
     fn restart(&mut self, packet: P) {
         let (ssrc, seq) = (packet.as_ref().ssrc, packet.as_ref().seq);
-        let before = std::mem::take(&mut self.packets);
+        let before = std::mem::take(&mut self.packets).into_iter();
+        let before = before.chain(std::mem::take(&mut self.early).into_iter().rev());
         self.clear();
-        self.insert(packet);
-        let late = before.into_iter().filter(|p| p.as_ref().ssrc == ssrc && p.as_ref().seq > seq);
+        self.push(packet);
+        self.keyframe_packets = 1;
+        let late = before.filter(|p| p.as_ref().ssrc == ssrc && p.as_ref().seq > seq);
         late.for_each(|p| self.insert(p));
+        self.overtakers = self.packets.len().saturating_sub(1);
     }
 
     fn push(&mut self, packet: P) {
@@ -89,11 +103,23 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
         self.bytes = 0;
         self.keyframe_packets = 0;
         self.cut = false;
+        self.early.clear();
+        self.overtakers = 0;
     }
 
     /// The keyframe, and what came after it, unless it [is cut](Self::is_whole).
     pub fn packets(&self) -> &[P] {
         &self.packets
+    }
+
+    /// What came last and is not kept.
+    pub fn early(&self) -> impl Iterator<Item = &P> {
+        self.early.iter()
+    }
+
+    /// The keyframe's first packet, and what had overtaken it.
+    pub fn overtaken(&self) -> &[P] {
+        &self.packets[..self.packets.len().min(1 + self.overtakers)]
     }
 
     pub fn keyframe(&self) -> &[P] {
@@ -157,6 +183,17 @@ mod tests {
         gop.insert(Arc::new(video(3, 4 * 3000, true, 10)));
         assert_eq!(gop.packets().iter().map(|p| p.seq).collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!(gop.keyframe().len(), 2);
+    }
+
+    #[test]
+    fn a_keyframe_that_nothing_was_kept_before_has_what_overtook_it() {
+        let mut gop = gop_of([(1, 0, 10, false), (2, 33, 10, false), (4, 66, 10, false)]);
+        gop.insert(Arc::new(video(3, 4 * 3000, true, 10)));
+        assert_eq!(gop.packets().iter().map(|p| p.seq).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(gop.keyframe().len(), 2);
+        let mut cut = gop_of((0..6002).map(|i| (i, i, 10, i == 0)));
+        cut.insert(Arc::new(video(6000, 6001 * 3000, true, 10)));
+        assert_eq!(cut.packets().iter().map(|p| p.seq).collect::<Vec<_>>(), [6000, 6001]);
     }
 
     #[test]

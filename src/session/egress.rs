@@ -66,6 +66,10 @@ struct TrackTx {
     splice: Option<Splice>,
     /// One more than the highest number sent.
     next_seq: u64,
+    /// Of the 64 numbers before, one bit each, the nearest lowest: whether it was sent.
+    sent: u64,
+    /// What comes has just begun, with a keyframe, until the shard has taken note.
+    started: bool,
     /// What is to be shown from its next keyframe on.
     target: Rendition,
     /// What was shown before, until the shard has taken note.
@@ -152,8 +156,8 @@ enum Phase {
     Waiting,
     /// The recent past, by [`Egress::replay`].
     Replaying,
-    /// Everything from canonical `from` on, as it comes.
-    Live { from: u64 },
+    /// Everything as it comes.
+    Live,
 }
 
 /// What negotiation settled for one track.
@@ -253,6 +257,8 @@ impl Egress {
                 // Random (RFC 3550 §5.1), but a fresh SRTP receiver takes the roll-over counter for 0: stay clear of the
                 // first wrap (RFC 3711 §3.3.1).
                 next_seq: u64::from(rng.random::<u16>() & 0x7fff),
+                sent: 0,
+                started: false,
                 target: Rendition::default(),
                 switched_from: None,
                 extensions: track.extensions,
@@ -300,8 +306,8 @@ impl Egress {
         let current = track.splice.is_some_and(|s| s.rendition == rendition);
         let mut run = run;
         let cut;
-        let from = match track.phase {
-            Phase::Live { from } if current => {
+        match track.phase {
+            Phase::Live if current => {
                 if track.is_crossing() {
                     cut = Run { packets: track.stop_in(packets, run), ..*run };
                     run = &cut;
@@ -309,20 +315,16 @@ impl Egress {
                         return Written::NotWanted;
                     }
                 }
-                from
             }
             _ if rendition != track.target => return Written::NotWanted,
             _ => match track.start_in(kind, rendition, packets, run, &mut self.feedback) {
-                Some(from) => {
-                    // A viewer brings audio and video together when it has a report on each.
-                    self.next_report = Instant::ZERO;
-                    from
-                }
-                None if track.phase == Phase::Waiting => return Written::AwaitingKeyframe,
-                None => return Written::NotWanted,
+                // A viewer brings audio and video together when it has a report on each.
+                true => self.next_report = Instant::ZERO,
+                false if track.phase == Phase::Waiting => return Written::AwaitingKeyframe,
+                false => return Written::NotWanted,
             },
-        };
-        self.write_from(now, kind, from, packets, run, out)
+        }
+        self.write_current(now, kind, packets, run, out)
     }
 
     /// Writes packets of the past as one message, after [`Self::start_replay`].
@@ -331,7 +333,7 @@ impl Egress {
     /// When `run` is none of `packets`.
     pub fn replay(&mut self, now: Instant, packets: &[CanonicalPacket], run: &Run, out: &mut SendBatch) -> Written {
         match self.phase() == Some(Phase::Replaying) {
-            true => self.write_from(now, MediaKind::Video, 0, packets, run, out),
+            true => self.write_current(now, MediaKind::Video, packets, run, out),
             false => Written::NotWanted,
         }
     }
@@ -361,11 +363,10 @@ impl Egress {
         true
     }
 
-    /// The replay has reached what comes now: canonical `from` and all after it. `None`: only its keyframe was sent, and the
-    /// viewer waits for the next one.
-    pub fn end_replay(&mut self, from: Option<u64>) {
+    /// The replay has reached what comes now, or else it ends before, and the viewer waits for the next keyframe.
+    pub fn end_replay(&mut self, reached: bool) {
         let Some(track) = self.video_mut() else { return };
-        track.phase = from.map_or(Phase::Waiting, |from| Phase::Live { from });
+        track.phase = if reached { Phase::Live } else { Phase::Waiting };
         self.next_report = Instant::ZERO;
     }
 
@@ -373,6 +374,12 @@ impl Egress {
     pub fn is_replaying(&self, rendition: Rendition, keyframe: u64) -> bool {
         let splice = self.video().and_then(|t| t.splice);
         self.phase() == Some(Phase::Replaying) && splice.is_some_and(|s| (s.rendition, s.from) == (rendition, keyframe))
+    }
+
+    /// Whether the viewer has seen later packets than this of the rendition that it is shown.
+    pub fn has_passed(&self, canonical: u64) -> bool {
+        let Some(track) = self.video() else { return false };
+        track.splice.and_then(|s| s.seq(canonical)).is_some_and(|seq| seq < track.next_seq)
     }
 
     /// Whether nothing of the video passes before the next keyframe of its target.
@@ -423,6 +430,12 @@ impl Egress {
         }
     }
 
+    /// Whether the video as it comes has just begun with a keyframe, once after each time.
+    #[inline]
+    pub fn take_started(&mut self) -> bool {
+        self.video_mut().is_some_and(|track| std::mem::take(&mut track.started))
+    }
+
     /// What was shown before the switch, once after each.
     #[inline]
     pub fn take_switched(&mut self) -> Option<Rendition> {
@@ -442,11 +455,11 @@ impl Egress {
         self.video()?.splice.map(|s| s.rendition)
     }
 
-    fn write_from(
+    /// In the numbering that the splice gives now.
+    fn write_current(
         &mut self,
         now: Instant,
         kind: MediaKind,
-        from: u64,
         packets: &[CanonicalPacket],
         run: &Run,
         out: &mut SendBatch,
@@ -469,7 +482,11 @@ impl Egress {
         let mut newest = None;
         let mut copy = [0; dependency::BYTES_MAX];
         for (index, canonical) in packets.iter().enumerate().take(end).skip(first) {
-            let Some(seq) = splice.seq(canonical.seq).filter(|_| canonical.seq >= from) else { continue };
+            let Some(seq) = splice.seq(canonical.seq) else { continue };
+            let ahead = seq >= track.next_seq;
+            if !track.take(seq) {
+                continue;
+            }
             let payload = &*canonical.packet.payload;
             let padded = run.padded_bytes(index, payload.len());
             let header = RtpHeader {
@@ -506,8 +523,7 @@ impl Egress {
                 segment = bytes;
             }
             payload_bytes += payload.len() as u32;
-            if seq >= track.next_seq {
-                track.next_seq = seq + 1;
+            if ahead {
                 track.newest_timestamp = header.timestamp;
                 newest = Some((canonical, rewrite));
                 if !splice.is_squeezed(canonical) {
@@ -736,8 +752,27 @@ fn kind_of(tracks: &[Option<TrackTx>; 2], ssrc: u32) -> Option<MediaKind> {
 }
 
 impl TrackTx {
+    /// Gives the number out, each once, or an index would be sealed twice. False: it was, or it is so old that it is left to
+    /// NACKs.
+    #[inline]
+    fn take(&mut self, seq: u64) -> bool {
+        let ahead = match seq.checked_sub(self.next_seq) {
+            Some(ahead) => ahead,
+            None => {
+                let behind = u32::try_from(self.next_seq - 1 - seq).ok();
+                let bit = behind.and_then(|n| 1u64.checked_shl(n)).filter(|bit| self.sent & bit == 0);
+                self.sent |= bit.unwrap_or_default();
+                return bit.is_some();
+            }
+        };
+        let shift = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
+        self.sent = self.sent.checked_shl(shift).unwrap_or_default() | 1;
+        self.next_seq = seq + 1;
+        true
+    }
+
     fn is_descending(&self) -> bool {
-        matches!(self.phase, Phase::Live { .. }) && self.splice.is_some_and(|s| s.rendition.descends_to(&self.target))
+        matches!(self.phase, Phase::Live) && self.splice.is_some_and(|s| s.rendition.descends_to(&self.target))
     }
 
     /// The target is another rendition of the layer that is shown.
@@ -756,7 +791,7 @@ impl TrackTx {
         }
     }
 
-    /// Splices in the first packet of `run` that a decoder can start on, or go on with, and returns its canonical number.
+    /// Splices in the first packet of `run` that a decoder can start on, or go on with: what comes begins there.
     fn start_in(
         &mut self,
         kind: MediaKind,
@@ -764,38 +799,47 @@ impl TrackTx {
         packets: &[CanonicalPacket],
         run: &Run,
         feedback: &mut Feedback,
-    ) -> Option<u64> {
+    ) -> bool {
         let found = match self.is_descending() || self.crossing.is_stopped() {
             true => self.crossing.find(packets, run.packets.clone()),
             false => Found::NotYet,
         };
         match found {
-            Found::At(index) => return Some(self.go_on_with(rendition, &packets[index], feedback)),
+            Found::At(index) => {
+                self.go_on_with(rendition, &packets[index], feedback);
+                return true;
+            }
             // Now nothing but a keyframe will do.
             Found::Missed => self.phase = Phase::Waiting,
             Found::NotYet => {}
         }
         let packets = &packets[run.packets.clone()];
-        // A replay has begun with a keyframe that may also be under way; only a later one ends it.
-        let known = self.splice.filter(|s| s.rendition == rendition).map(|s| s.from);
+        // A replay has begun with a keyframe that may also be under way, and may have passed one that comes late: only a later
+        // one ends it.
+        let known = self.splice.filter(|s| s.rendition == rendition);
+        let is_later = |p: &CanonicalPacket| {
+            known.is_none_or(|s| p.seq > s.from && s.seq(p.seq).is_some_and(|seq| seq >= self.next_seq))
+        };
         let startable = |p: &&CanonicalPacket| kind == MediaKind::Audio || p.packet.starts_keyframe;
-        let first = packets.iter().filter(|p| known.is_none_or(|known| p.seq > known)).find(startable)?;
+        let Some(first) = packets.iter().filter(|p| is_later(p)).find(startable) else { return false };
         if self.is_crossing() && self.crossing.goes_on_with(first) {
-            return Some(self.go_on_with(rendition, first, feedback));
+            self.go_on_with(rendition, first, feedback);
+            return true;
         }
         self.splice_at(rendition, first, first, None, feedback);
-        self.phase = Phase::Live { from: first.seq };
-        Some(first.seq)
+        self.phase = Phase::Live;
+        self.started = true;
+        true
     }
 
     /// As if the rendition had not changed.
-    fn go_on_with(&mut self, rendition: Rendition, first: &CanonicalPacket, feedback: &mut Feedback) -> u64 {
+    fn go_on_with(&mut self, rendition: Rendition, first: &CanonicalPacket, feedback: &mut Feedback) {
         let (timestamp_offset, rewrite) = self.crossing.offsets(first);
         let (from, first_seq) = (first.seq, self.next_seq);
         let splice = Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze: None };
         self.replace_splice(splice, first, feedback);
-        self.phase = Phase::Live { from };
-        from
+        self.phase = Phase::Live;
+        self.started = first.packet.starts_keyframe;
     }
 
     /// `first` gets the next number.
@@ -810,11 +854,15 @@ impl TrackTx {
     ) {
         let (timestamp_offset, rewrite) = match self.splice {
             None => (0, Rewrite::default()),
-            Some(before) if before.rendition == rendition => (before.timestamp_offset, before.rewrite),
-            Some(_) => {
+            Some(before) => {
+                // Of the same rendition too: what was left out between the two leaves no gap.
                 let numbers = first.packet.descriptor.numbers.plus(first.rewrite);
                 let rewrite = Rewrite::following(&self.newest_numbers, &numbers);
-                (self.next_timestamp(&present.packet).wrapping_sub(present.timestamp), rewrite)
+                let timestamp_offset = match before.rendition == rendition {
+                    true => before.timestamp_offset,
+                    false => self.next_timestamp(&present.packet).wrapping_sub(present.timestamp),
+                };
+                (timestamp_offset, rewrite)
             }
         };
         let (from, first_seq) = (first.seq, self.next_seq);

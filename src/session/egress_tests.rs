@@ -12,6 +12,7 @@ use str0m::media::{MediaKind, Pt};
 
 use super::egress::{Asked, Egress, ExtensionIds, TrackSetup, Written};
 use super::negotiate::BoundFormat;
+use super::squeeze::Squeeze;
 use crate::datagram::{SendBatch, SocketId};
 use crate::id::{Generation, StreamId};
 use crate::srtp::keys::{MasterKey, MasterKeys, Profile};
@@ -721,6 +722,23 @@ fn descriptors_come_with_frame_numbers_that_go_on() {
     assert_eq!(scene.send_av1(1, &layer), [seen(0, 90), seen(0, 90), seen(1, 90)]);
     scene.resend_if_granted(&layer[2]);
     assert_eq!(scene.take_descriptors(), [seen(1, 90)], "a resend has its own");
+}
+
+#[test]
+fn a_replay_that_a_keyframe_ends_leaves_no_gap() {
+    let mut scene = av1_scene(42, DEPENDENCY);
+    let past: Vec<_> = (0..5).map(|i| av1(&scene, 100 + i, 0, 10 + i as u16, 90)).collect();
+    let squeeze = Squeeze::new(&past[0], &past[4], Duration::from_millis(10));
+    assert!(scene.egress.start_replay(Rendition::default(), &past[0], &past[4], squeeze));
+    let run = Run { packets: 0..2, payload_bytes: PAYLOAD_BYTES };
+    scene.egress.replay(scene.now, &past, &run, &mut scene.out);
+    let seen = |number| Some(described(number, 90));
+    assert_eq!(scene.take_descriptors(), [seen(10), seen(11)]);
+    scene.egress.end_replay(false);
+    let next = [av1(&scene, 107, 0, 17, 90), av1(&scene, 108, 0, 18, 90)];
+    assert_eq!(scene.send_av1(0, &next), [seen(12), seen(13)]);
+    scene.resend_if_granted(&next[1]);
+    assert_eq!(scene.take_descriptors(), [seen(13)]);
 }
 
 #[test]

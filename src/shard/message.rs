@@ -130,8 +130,8 @@ pub enum PeerMessage {
     KeyframeRequest { stream: StreamId, layer: u8 },
     /// Shard `from` has its first viewer of a layer whose publisher lives on the receiving shard.
     PastRequest { stream: StreamId, layer: u8, from: ShardId },
-    /// The answer: what the publisher has sent of it since its last keyframe.
-    Past { stream: StreamId, packets: Box<[Arc<MediaPacket>]> },
+    /// The answer: what the publisher has sent of it since its last keyframe; `whole`: all of that.
+    Past { stream: StreamId, packets: Box<[Arc<MediaPacket>]>, whole: bool },
 }
 
 /// A datagram that the kernel delivered to another shard than its session's.

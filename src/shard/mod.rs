@@ -163,7 +163,7 @@ impl Shard {
             }
             PeerMessage::KeyframeRequest { stream, layer } => self.request_keyframe_here(now, stream, layer, out),
             PeerMessage::PastRequest { stream, layer, from } => self.send_past(stream, layer, from),
-            PeerMessage::Past { stream, packets } => self.handle_past(now, stream, &packets),
+            PeerMessage::Past { stream, packets, whole } => self.handle_past(now, stream, &packets, whole),
         }
     }
 

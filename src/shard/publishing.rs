@@ -279,14 +279,16 @@ impl Shard {
         publishing.measure(now, &entry.slot.stream);
     }
 
-    /// A shard has its first viewer of a layer.
+    /// A shard has its first viewer of a layer: it is given what came since the last keyframe, and what came last where that
+    /// is all there is, for it may be of a keyframe that is under way.
     pub(super) fn send_past(&mut self, stream: StreamId, layer: u8, to: ShardId) {
         let Some(&key) = self.publishers.get(&stream) else { return };
         let Some(publishing) = self.sessions.get(key).and_then(|e| e.publishing.as_ref()) else { return };
-        let mut packets = publishing.layers[usize::from(layer)].gop.packets().to_vec();
-        // They may have overtaken each other on their way here. There, what is older than the newest is taken to be known.
+        let gop = &publishing.layers[usize::from(layer)].gop;
+        let mut packets: Vec<_> = gop.packets().iter().chain(gop.early()).cloned().collect();
+        // They may have overtaken each other on their way here.
         packets.sort_by_key(|p| p.seq);
-        self.peers.push_back((to, PeerMessage::Past { stream, packets: packets.into() }));
+        self.peers.push_back((to, PeerMessage::Past { stream, packets: packets.into(), whole: gop.is_whole() }));
     }
 }
 

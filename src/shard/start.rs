@@ -61,6 +61,8 @@ struct Replay {
     rendition: Rendition,
     /// Canonical number of the keyframe that it began with.
     keyframe: u64,
+    /// And of the one that the past begins with now: that came late, and most of what follows is sent.
+    past: u64,
     began: Instant,
     squeeze: Squeeze,
     /// Packets of the past that are sent.
@@ -203,6 +205,7 @@ impl Shard {
             stream,
             rendition,
             keyframe: keyframe.seq,
+            past: keyframe.seq,
             began: now,
             squeeze,
             sent: 0,
@@ -225,20 +228,24 @@ impl Shard {
         let Some(Reverse(mut replay)) = self.starts.replays.pop() else { return false };
         let viewer = &mut self.viewers[replay.viewer];
         let egress = &mut viewer.egress;
-        let Some((gop, newest)) = self.fanout.gop(replay.stream, replay.rendition) else { return true };
+        let Some((gop, _)) = self.fanout.gop(replay.stream, replay.rendition) else { return true };
         if !egress.is_replaying(replay.rendition, replay.keyframe) {
             return true;
         }
-        if gop.packets().first().is_none_or(|p| p.seq != replay.keyframe) {
-            // A new keyframe has come: it brings the viewer to the present.
-            egress.end_replay(None);
-            return true;
+        match gop.packets().first() {
+            Some(first) if first.seq == replay.past => {}
+            Some(first) if egress.has_passed(first.seq) => (replay.past, replay.sent) = (first.seq, 0),
+            _ => {
+                // A new keyframe has come: it brings the viewer to the present.
+                egress.end_replay(false);
+                return true;
+            }
         }
         let keyframe_packets = gop.keyframe().len();
         let end = if replay.keyframe_only { keyframe_packets } else { gop.packets().len() };
         if replay.sent >= end {
             let whole = !replay.keyframe_only && gop.is_whole();
-            egress.end_replay(whole.then_some(newest + 1));
+            egress.end_replay(whole);
             if !whole {
                 note(&mut found.keyframe_wanted, (replay.stream, replay.rendition.layer));
             }
@@ -284,8 +291,8 @@ impl Shard {
     }
 
     /// Viewers that wait may have been waiting for this.
-    pub(super) fn handle_past(&mut self, now: Instant, stream: StreamId, packets: &[Arc<MediaPacket>]) {
-        self.fanout.handle_past(packets);
+    pub(super) fn handle_past(&mut self, now: Instant, stream: StreamId, packets: &[Arc<MediaPacket>], whole: bool) {
+        self.fanout.handle_past(now, stream, packets, whole);
         let waiting: Vec<usize> = self.starts.waiting.iter().map(|(_, viewer)| *viewer).collect();
         for viewer in waiting {
             if self.sessions[self.viewers[viewer].session].session.stream == stream {

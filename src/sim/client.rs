@@ -19,6 +19,7 @@ use str0m::rtp::{RtpPacket, RtpWrite};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
 use crate::units::{Epoch, Instant};
+use crate::wire::classify::{Kind, classify};
 use crate::wire::{vp8, vp9};
 
 /// What a synthetic publisher sends.
@@ -132,6 +133,9 @@ const VP8_HEADER_BYTES: usize = 7;
 /// VP9 descriptor (I with 15 bits, L, not flexible).
 const VP9_HEADER_BYTES: usize = 5;
 
+/// Longer than any run.
+const NEVER: Duration = Duration::from_secs(86_400);
+
 /// One peer connection from the client's side.
 pub struct Client {
     rtc: Rtc,
@@ -143,6 +147,8 @@ pub struct Client {
     deadline: Instant,
     outgoing: VecDeque<(SocketAddr, Vec<u8>)>,
     plane: Plane,
+    /// SSRCs that a viewer has heard.
+    heard: Vec<u32>,
     pub connected_at: Option<Instant>,
     pub closed: bool,
 }
@@ -254,6 +260,7 @@ impl Client {
             deadline: Instant::ZERO,
             outgoing: VecDeque::new(),
             plane,
+            heard: Vec::new(),
             connected_at: None,
             closed: false,
         }
@@ -360,6 +367,16 @@ impl Client {
         }
     }
 
+    /// When a publisher sends the packet of that number, by its [`Stamp`].
+    pub fn sent_at(&self, kind: MediaKind, layer: u8, packet: u32) -> Option<Instant> {
+        let Plane::Publisher(p) = &self.plane else { return None };
+        p.started?;
+        Some(match kind {
+            MediaKind::Audio => p.audio_at(packet),
+            MediaKind::Video => p.video_at(packet / p.packets_per_frame(usize::from(layer)), usize::from(layer)),
+        })
+    }
+
     /// PLI and FIR that a publisher got.
     pub fn keyframe_requests(&self) -> u32 {
         match &self.plane {
@@ -386,10 +403,14 @@ impl Client {
     }
 
     fn drain(&mut self, now: Instant) {
+        let sent = self.outgoing.len();
         loop {
             match self.rtc.poll_output() {
                 Ok(Output::Timeout(at)) => {
                     self.deadline = self.epoch.from_std(at);
+                    // What leaves at one time has the order of a hash map, which is another one in each run: streams take turns
+                    // by their SSRCs instead.
+                    self.outgoing.make_contiguous()[sent..].sort_by_key(|(_, data)| ssrc(data));
                     return;
                 }
                 Ok(Output::Transmit(t)) => self.outgoing.push_back((t.destination, t.contents.to_vec())),
@@ -399,6 +420,17 @@ impl Client {
                     self.deadline = Instant::FAR_FUTURE;
                     return;
                 }
+            }
+        }
+    }
+
+    /// str0m looks when the first stream of a hash map falls silent, and that is another one in each run; what it does
+    /// besides, at such a time, would be another thing too. So none ever does.
+    fn hear(&mut self, ssrc: u32) {
+        if !self.heard.contains(&ssrc) {
+            self.heard.push(ssrc);
+            if let Some(stream) = self.rtc.direct_api().stream_rx(&ssrc.into()) {
+                stream.set_pause_threshold(NEVER);
             }
         }
     }
@@ -421,6 +453,7 @@ impl Client {
                 }
             }
             Event::RtpPacket(rtp) => {
+                self.hear(*rtp.header.ssrc);
                 if let Plane::Viewer(got) = &mut self.plane
                     && let Some(packet) = read(now, &self.rtc, &rtp)
                 {
@@ -433,12 +466,20 @@ impl Client {
 }
 
 impl Publishing {
-    /// When the next layer of the next frame is due. 1 ms apart, so that no two fall due together: str0m sends what is due
-    /// at one time in the order of a hash map.
-    fn video_at(&self) -> Instant {
+    /// When a layer of a frame is due. 1 ms apart, so that no two fall due together: str0m sends what is due at one time in
+    /// the order of a hash map.
+    fn video_at(&self, frame: u32, layer: usize) -> Instant {
         let started = self.started.unwrap_or(Instant::FAR_FUTURE);
-        let frame = Duration::from_secs(1) * self.frame / self.source.frames_per_second;
-        started + frame + Duration::from_millis(1) * self.layers_sent as u32
+        let frame = Duration::from_secs(1) * frame / self.source.frames_per_second;
+        started + frame + Duration::from_millis(1) * layer as u32
+    }
+
+    fn next_video_at(&self) -> Instant {
+        self.video_at(self.frame, self.layers_sent)
+    }
+
+    fn packets_per_frame(&self, layer: usize) -> u32 {
+        self.source.packets_per_frame * self.source.packets_by_layer[layer]
     }
 
     fn audio_at(&self, packet: u32) -> Instant {
@@ -448,11 +489,11 @@ impl Publishing {
 
     fn next_due(&self) -> Instant {
         let audio = if self.audio.is_some() { self.audio_at(self.audio_packet) } else { Instant::FAR_FUTURE };
-        self.video_at().min(audio)
+        self.next_video_at().min(audio)
     }
 
     fn send_due(&mut self, now: Instant, epoch: Epoch, rtc: &mut Rtc) {
-        while self.video_at() <= now {
+        while self.next_video_at() <= now {
             self.send_layer(epoch.to_std(now), rtc);
         }
         while self.audio.is_some() && self.audio_at(self.audio_packet) <= now {
@@ -465,11 +506,11 @@ impl Publishing {
         let due = source.keyframe_interval > 0 && self.frame.is_multiple_of(source.keyframe_interval);
         let elapsed = (u64::from(self.frame) * 90_000 / u64::from(source.frames_per_second)) as u32;
         let pt = rtc.codec_config().find(|p| p.spec().codec == Codec::Vp8).map(|p| p.pt());
+        let packets = self.packets_per_frame(index);
         let mut direct = rtc.direct_api();
         let layer = &mut self.layers[index];
         if let (Some(stream), Some(pt)) = (direct.stream_tx_by_mid(self.video, layer.rid), pt) {
             let keyframe = std::mem::take(&mut layer.keyframe_wanted) || due;
-            let packets = source.packets_per_frame * source.packets_by_layer[index];
             for i in 0..packets {
                 let first = i == 0;
                 let id = layer.picture_id.to_be_bytes();
@@ -520,6 +561,14 @@ impl Publishing {
         self.audio_seq += 1;
         self.audio_packet += 1;
     }
+}
+
+/// `None`: it is no RTP.
+fn ssrc(datagram: &[u8]) -> Option<u32> {
+    if classify(datagram) != Some(Kind::Rtp) {
+        return None;
+    }
+    Some(u32::from_be_bytes(datagram.get(8..12)?.try_into().ok()?))
 }
 
 fn rtc(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>) -> Rtc {

@@ -73,6 +73,8 @@ pub struct World {
     sent_to_strangers: u64,
     agenda: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
+    /// The batch of the last round, empty: its memory is worth keeping.
+    spare: Option<SendBatch>,
     /// When clients want to be called, and who; an entry that is not its client's `armed` is stale.
     alarms: BinaryHeap<Reverse<(Instant, usize)>>,
     pub trace: Trace,
@@ -86,6 +88,8 @@ struct Endpoint {
     habits: Habits,
     /// Where its datagrams seem to come from: a NAT may change it.
     outside: SocketAddr,
+    /// Where they arrive.
+    shard: ShardId,
     /// A dead client's process is gone: it sends and receives nothing.
     dead: bool,
     /// Its entry in `alarms`.
@@ -182,6 +186,7 @@ impl World {
             sent_to_strangers: 0,
             agenda: BinaryHeap::new(),
             scheduled: 0,
+            spare: None,
             alarms: BinaryHeap::new(),
             trace: Trace::default(),
         }
@@ -317,12 +322,14 @@ impl World {
         self.by_addr.remove(&endpoint.outside);
         self.former.insert(endpoint.outside);
         endpoint.outside.set_port(endpoint.outside.port() + 1000);
-        self.by_addr.insert(endpoint.outside, id);
+        let outside = endpoint.outside;
+        self.by_addr.insert(outside, id);
+        self.clients[id.0].shard = self.shard_of(outside);
     }
 
     /// The shard on which the client's datagrams arrive.
     pub fn arrives_at(&self, id: ClientId) -> ShardId {
-        self.shard_of(self.clients[id.0].outside)
+        self.clients[id.0].shard
     }
 
     /// The viewer's decoder asks for a keyframe.
@@ -448,6 +455,7 @@ impl World {
             drained: Instant::ZERO,
             habits,
             outside,
+            shard: self.shard_of(outside),
             dead: false,
             armed: Instant::FAR_FUTURE,
             location,
@@ -508,9 +516,7 @@ impl World {
             self.controller.handle_timeout(next);
             self.take_orders();
         } else if let Some(at) = self.shards.iter().position(|s| s.next_timeout() <= next) {
-            let mut out = SendBatch::new();
-            self.shards[at].handle_timeout(next, &mut out);
-            self.finish_round(at, out);
+            self.round(at, |shard, out| shard.handle_timeout(next, out));
         } else if let Some(Reverse((_, at))) = self.alarms.pop() {
             self.clients[at].armed = Instant::FAR_FUTURE;
             self.clients[at].client.handle_timeout(next);
@@ -533,22 +539,18 @@ impl World {
 
     fn happen(&mut self, what: What) {
         let now = self.now;
-        let mut out = SendBatch::new();
         match what {
             What::ToShard { shard, from, data } => {
                 let received = Received { socket: SocketId(0), remote: from, data: &data };
-                self.shards[shard.index()].handle_datagram(now, received, &mut out);
-                self.finish_round(shard.index(), out);
+                self.round(shard.index(), |shard, out| shard.handle_datagram(now, received, out));
             }
             What::Peer { shard, message } => {
-                self.shards[shard.index()].handle_peer(now, message, &mut out);
-                self.finish_round(shard.index(), out);
+                self.round(shard.index(), |shard, out| shard.handle_peer(now, message, out));
             }
             What::Command { shard, command } => {
-                self.shards[shard.index()].handle_command(now, command, &mut out);
-                self.finish_round(shard.index(), out);
+                self.round(shard.index(), |shard, out| shard.handle_command(now, command, out));
             }
-            What::Turn { shard } => self.finish_round(shard.index(), out),
+            What::Turn { shard } => self.round(shard.index(), |_, _| {}),
             What::Event { shard, event } => {
                 self.controller.handle_event(now, shard, event);
                 self.take_orders();
@@ -563,11 +565,15 @@ impl World {
         }
     }
 
-    /// What the driver does after each round: flush, hand over, report.
-    fn finish_round(&mut self, at: usize, mut out: SendBatch) {
+    /// What the driver does in each round: the shard takes its input, then flush, hand over, report.
+    fn round(&mut self, at: usize, input: impl FnOnce(&mut Shard, &mut SendBatch)) {
         let now = self.now;
+        let mut out = self.spare.take().unwrap_or_default();
+        input(&mut self.shards[at], &mut out);
         let more = self.shards[at].poll_transmit(now, &mut out);
         self.flush(&out);
+        out.clear();
+        self.spare = Some(out);
         if more {
             self.schedule(now + FLUSH_TIME, What::Turn { shard: ShardId(at as u16) });
         }
@@ -607,8 +613,7 @@ impl World {
     }
 
     fn send_from_client(&mut self, id: ClientId) {
-        let from = self.clients[id.0].outside;
-        let shard = self.shard_of(from);
+        let Endpoint { outside: from, shard, .. } = self.clients[id.0];
         while let Some((_, data)) = self.clients[id.0].client.poll_transmit() {
             let Endpoint { client, path, habits, .. } = &self.clients[id.0];
             let path = *path;

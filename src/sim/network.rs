@@ -64,9 +64,10 @@ impl Path {
         let lost = self.loss > 0.0 && rng.random_bool(self.loss);
         let twice = !lost && self.duplication > 0.0 && rng.random_bool(self.duplication);
         let copies = if lost { 0 } else { 1 + usize::from(twice) };
-        let delays: Vec<Duration> = (0..copies)
-            .map(|_| self.delay + Duration::from_nanos(rng.random_range(0..=self.jitter.as_nanos() as u64)))
-            .collect();
-        delays.into_iter()
+        let mut delays = [self.delay; 2];
+        for delay in &mut delays[..copies] {
+            *delay += Duration::from_nanos(rng.random_range(0..=self.jitter.as_nanos() as u64));
+        }
+        delays.into_iter().take(copies)
     }
 }

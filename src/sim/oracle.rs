@@ -9,14 +9,20 @@ use super::client::Got;
 use crate::metrics::Counters;
 use crate::units::Instant;
 
+/// How long a replay of the past may last: 12 s of it at 8 times their speed, and what comes meanwhile.
+const REPLAY_MAX: Duration = Duration::from_secs(2);
+
+/// After so long a layer is taken for gone.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// What one viewer saw of one kind, judged.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Judgement {
     pub packets: usize,
     /// Sequence numbers between the first and the last that never came.
     pub missing: u64,
-    /// The packets around the first of them.
-    pub gap: Option<(Got, Got)>,
+    /// The packets around each run of them.
+    pub gaps: Vec<(Got, Got)>,
     /// Packets that came more than once.
     pub duplicates: usize,
     /// The first packet is a keyframe's first: always so on a path without loss.
@@ -41,32 +47,43 @@ pub fn judge(got: &[Got], kind: MediaKind) -> Judgement {
     judgement.missing = high - low + 1 - distinct.len() as u64;
     // What is lost before the first packet that arrives, no receiver can know of: it is not a fault, see `starts_whole`.
     judgement.starts_whole = packets[0].stamp.first_of_frame && packets[0].stamp.keyframe;
+    // Since when it may be shown the past.
+    let mut begun = packets[0].at;
     for pair in packets.windows(2) {
         let [a, b] = pair else { continue };
-        if b.seq > a.seq + 1 && judgement.gap.is_none() {
-            judgement.gap = Some((**a, **b));
+        if b.seq > a.seq + 1 {
+            judgement.gaps.push((**a, **b));
         }
-        check_step(a, b, &mut judgement.faults);
+        if !same_rendition(a, b) {
+            begun = b.at;
+        }
+        check_step(a, b, b.at.since(begun) < REPLAY_MAX, &mut judgement.faults);
     }
     judgement.faults.truncate(10);
     judgement
 }
 
-/// Two packets that follow each other in sequence numbers.
-fn check_step(a: &Got, b: &Got, faults: &mut Vec<String>) {
+fn same_rendition(a: &Got, b: &Got) -> bool {
+    (a.stamp.source, a.stamp.layer) == (b.stamp.source, b.stamp.layer)
+}
+
+/// Two packets that follow each other in sequence numbers. `starting`: a replay of the past may be under way.
+fn check_step(a: &Got, b: &Got, starting: bool, faults: &mut Vec<String>) {
     let mut fault = |what: &str| faults.push(format!("{what}: {a:?} then {b:?}"));
     let ahead = b.timestamp.wrapping_sub(a.timestamp);
     if ahead > u32::MAX / 2 {
         return fault("the timestamp goes back");
     }
-    let of = |g: &Got| (g.stamp.source, g.stamp.layer);
-    let switched = of(a) != of(b);
+    let switched = !same_rendition(a, b);
+    let startable = b.stamp.keyframe && b.stamp.first_of_frame;
     // What is lost at a switch may be the keyframe.
-    if switched && b.kind == MediaKind::Video && b.seq == a.seq + 1 && !(b.stamp.keyframe && b.stamp.first_of_frame) {
+    if switched && b.kind == MediaKind::Video && b.seq == a.seq + 1 && !startable {
         fault("a new publisher or layer does not start with a keyframe");
     }
-    // A replay of the past ends early when a new keyframe comes: what was not replayed is left out, and closed up.
-    let spliced = !switched && b.stamp.keyframe && b.stamp.first_of_frame && b.stamp.packet > a.stamp.packet;
+    // A replay of the past ends early when a new keyframe comes, or with its own; a layer that falls silent is left, and come
+    // back to. What was not sent is closed up then.
+    let ends_early = starting || a.stamp.keyframe || b.at.since(a.at) >= SILENCE;
+    let spliced = !switched && a.kind == MediaKind::Video && ends_early && startable && b.stamp.packet > a.stamp.packet;
     if !switched
         && !spliced
         && b.seq != a.seq
@@ -78,10 +95,10 @@ fn check_step(a: &Got, b: &Got, faults: &mut Vec<String>) {
         fault("a new publisher's or layer's timestamp stands still");
     }
     let (Some(id_a), Some(id_b)) = (a.picture_id, b.picture_id) else { return };
-    let new_frame = switched || a.stamp.frame != b.stamp.frame;
-    let pictures = if switched { 1 } else { b.stamp.frame.wrapping_sub(a.stamp.frame) };
-    // Across a switch with a loss before it nobody can say how many pictures there were.
-    if spliced || switched && b.seq != a.seq + 1 {
+    let new_frame = switched || spliced || a.stamp.frame != b.stamp.frame;
+    let pictures = if switched || spliced { 1 } else { b.stamp.frame.wrapping_sub(a.stamp.frame) };
+    // Across a splice with a loss before it nobody can say how many pictures there were.
+    if (switched || spliced) && b.seq != a.seq + 1 {
         return;
     }
     let expected = if new_frame { (u32::from(id_a) + pictures) as u16 & 0x7fff } else { id_a };

@@ -109,7 +109,7 @@ fn give(room: &mut Room, layer: u8, seq: u64, key: bool) {
 fn past(room: &mut Room, layer: u8, seqs: std::ops::Range<u64>) {
     let first = seqs.start;
     let packets = seqs.map(|seq| Arc::new(packet(room.now, STREAM, layer, seq, seq == first, 500))).collect();
-    room.shard.handle_peer(room.now, PeerMessage::Past { stream: STREAM, packets }, &mut room.out);
+    room.shard.handle_peer(room.now, PeerMessage::Past { stream: STREAM, packets, whole: true }, &mut room.out);
 }
 
 fn wish(room: &mut Room, rid: &str) {
@@ -139,6 +139,116 @@ fn start() -> Room {
         deliver(&mut room, || true);
     }
     room
+}
+
+/// The viewer has got so many packets, without a gap, each once, and time goes forward.
+#[track_caller]
+fn assert_whole(room: &Room, packets: usize) {
+    let mut got: Vec<_> = room.clients[0].got().iter().map(|g| (g.seq, g.timestamp)).collect();
+    got.sort_unstable();
+    assert_eq!(got.len(), packets, "{got:?}");
+    for pair in got.windows(2) {
+        let ahead = pair[1].1.wrapping_sub(pair[0].1);
+        assert!(pair[1].0 == pair[0].0 + 1 && ahead < 1 << 31, "{pair:?} of {got:?}");
+    }
+}
+
+/// Some time passes.
+fn wait(room: &mut Room, ms: u64) {
+    for _ in 0..ms {
+        room.now += Duration::from_millis(1);
+        deliver(room, || true);
+    }
+}
+
+/// h has stopped, and the viewer waits for m. It has got 4 packets.
+fn waiting_for_m() -> Room {
+    let mut room = start();
+    room.now += Duration::from_secs(2);
+    show(&room, [true, true, false]);
+    wish(&mut room, "m");
+    room
+}
+
+fn past_of(room: &mut Room, age: Duration, seqs: &[u64], whole: bool) {
+    let then = Instant::from_nanos(room.now.as_nanos() - age.as_nanos() as u64);
+    let packets = seqs.iter().map(|seq| Arc::new(packet(then, STREAM, 1, *seq, *seq == 10, 500))).collect();
+    room.shard.handle_peer(room.now, PeerMessage::Past { stream: STREAM, packets, whole }, &mut room.out);
+}
+
+#[test]
+fn what_a_replay_has_overtaken_is_sent_when_it_comes() {
+    let mut room = waiting_for_m();
+    past_of(&mut room, Duration::ZERO, &[10, 11, 12, 14, 15], true);
+    wait(&mut room, 50);
+    give(&mut room, 1, 16, false);
+    give(&mut room, 1, 13, false);
+    wait(&mut room, 1);
+    assert_whole(&room, 4 + 7);
+}
+
+#[test]
+fn a_keyframe_that_a_replay_has_overtaken_takes_its_place() {
+    let mut room = waiting_for_m();
+    let before: Vec<u64> = (10..600).collect();
+    past_of(&mut room, Duration::ZERO, &before, true);
+    for seq in [600, 602, 603] {
+        give(&mut room, 1, seq, false);
+    }
+    while room.clients[0].got().len() < 4 + 593 {
+        room.now += Duration::from_micros(100);
+        deliver(&mut room, || true);
+    }
+    give(&mut room, 1, 601, true);
+    give(&mut room, 1, 604, false);
+    wait(&mut room, 50);
+    assert_whole(&room, 4 + 595);
+}
+
+#[test]
+fn what_has_overtaken_the_keyframe_that_a_viewer_waits_for_is_sent_with_it() {
+    let mut room = waiting_for_m();
+    past_of(&mut room, Duration::from_secs(2), &[10, 11, 12], true);
+    for (seq, key) in [(15, false), (14, false), (13, true), (16, false)] {
+        give(&mut room, 1, seq, key);
+        wait(&mut room, 1);
+    }
+    assert_whole(&room, 4 + 4);
+}
+
+#[test]
+fn a_keyframe_that_is_faster_than_the_past_is_filled_up_by_it() {
+    let mut room = waiting_for_m();
+    give(&mut room, 1, 12, false);
+    give(&mut room, 1, 10, true);
+    wait(&mut room, 1);
+    past_of(&mut room, Duration::ZERO, &[11, 12], false);
+    wait(&mut room, 1);
+    assert_whole(&room, 4 + 3);
+}
+
+#[test]
+fn what_comes_while_the_past_is_on_its_way_is_not_lost() {
+    let mut room = waiting_for_m();
+    give(&mut room, 1, 12, false);
+    give(&mut room, 1, 14, false);
+    past_of(&mut room, Duration::ZERO, &[10, 11, 12, 13], true);
+    wait(&mut room, 50);
+    assert_whole(&room, 4 + 5);
+}
+
+/// The publisher's shard has kept no more than the keyframe: what comes now does not follow it.
+#[test]
+fn a_past_that_is_not_whole_is_a_keyframe_alone() {
+    let mut room = waiting_for_m();
+    past_of(&mut room, Duration::ZERO, &[10, 90, 91], false);
+    wait(&mut room, 50);
+    give(&mut room, 1, 92, false);
+    wait(&mut room, 50);
+    assert_whole(&room, 4 + 1);
+    give(&mut room, 1, 93, true);
+    wait(&mut room, 1);
+    assert_whole(&room, 4 + 2);
 }
 
 /// Layer h has stopped, the viewer is started from the past of m, and h is wished for before m's next packet.
@@ -274,7 +384,7 @@ fn a_replay_of_another_layer_keeps_the_clock() {
     wish(&mut room, "m");
     room.shard.handle_peer(
         room.now,
-        PeerMessage::Past { stream: STREAM, packets: m.into_iter().collect() },
+        PeerMessage::Past { stream: STREAM, packets: m.into_iter().collect(), whole: true },
         &mut room.out,
     );
     for _ in 0..60 {
