@@ -17,6 +17,7 @@ use super::feedback::{Feedback, Past, REPORT_INTERVAL};
 use super::negotiate::BoundFormat;
 use super::squeeze::Squeeze;
 use crate::datagram::{Class, Label, SendBatch, SocketId};
+use crate::limits;
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::seal::RtpSealer;
 use crate::units::{Bitrate, Instant};
@@ -66,8 +67,8 @@ struct TrackTx {
     splice: Option<Splice>,
     /// One more than the highest number sent.
     next_seq: u64,
-    /// Of the 64 numbers before, one bit each, the nearest lowest: whether it was sent.
-    sent: u64,
+    /// Apart, for its size: a copy touches one word of it.
+    sent: Box<Sent>,
     /// What comes has just begun, with a keyframe, until the shard has taken note.
     started: bool,
     /// What is to be shown from its next keyframe on.
@@ -87,6 +88,32 @@ struct TrackTx {
     /// For sender reports.
     packets: u32,
     octets: u64,
+}
+
+/// Which of the newest numbers were sent, one bit each: as many as packets are stored, so that a repair passes however late.
+#[derive(Default)]
+struct Sent([u64; limits::STORE_PACKETS / 64]);
+
+impl Sent {
+    const NUMBERS: u64 = limits::STORE_PACKETS as u64;
+
+    fn place(seq: u64) -> (usize, u64) {
+        let at = seq % Sent::NUMBERS;
+        ((at / 64) as usize, 1 << (at % 64))
+    }
+
+    /// False: it was already.
+    fn mark(&mut self, seq: u64) -> bool {
+        let (word, bit) = Sent::place(seq);
+        let new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        new
+    }
+
+    fn clear(&mut self, seq: u64) {
+        let (word, bit) = Sent::place(seq);
+        self.0[word] &= !bit;
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -257,7 +284,7 @@ impl Egress {
                 // Random (RFC 3550 §5.1), but a fresh SRTP receiver takes the roll-over counter for 0: stay clear of the
                 // first wrap (RFC 3711 §3.3.1).
                 next_seq: u64::from(rng.random::<u16>() & 0x7fff),
-                sent: 0,
+                sent: Box::default(),
                 started: false,
                 target: Rendition::default(),
                 switched_from: None,
@@ -752,23 +779,18 @@ fn kind_of(tracks: &[Option<TrackTx>; 2], ssrc: u32) -> Option<MediaKind> {
 }
 
 impl TrackTx {
-    /// Gives the number out, each once, or an index would be sealed twice. False: it was, or it is so old that it is left to
-    /// NACKs.
+    /// Gives the number out, each once, or an index would be sealed twice. False: it was, or it is older than what NACKs may
+    /// still mean.
     #[inline]
     fn take(&mut self, seq: u64) -> bool {
-        let ahead = match seq.checked_sub(self.next_seq) {
-            Some(ahead) => ahead,
-            None => {
-                let behind = u32::try_from(self.next_seq - 1 - seq).ok();
-                let bit = behind.and_then(|n| 1u64.checked_shl(n)).filter(|bit| self.sent & bit == 0);
-                self.sent |= bit.unwrap_or_default();
-                return bit.is_some();
-            }
-        };
-        let shift = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
-        self.sent = self.sent.checked_shl(shift).unwrap_or_default() | 1;
+        if seq < self.next_seq {
+            return self.next_seq - seq <= Sent::NUMBERS && self.sent.mark(seq);
+        }
+        // What is passed over may still come.
+        let passed = (seq - self.next_seq).min(Sent::NUMBERS);
+        (seq - passed..=seq).for_each(|seq| self.sent.clear(seq));
         self.next_seq = seq + 1;
-        true
+        self.sent.mark(seq)
     }
 
     fn is_descending(&self) -> bool {

@@ -741,6 +741,30 @@ fn a_replay_that_a_keyframe_ends_leaves_no_gap() {
     assert_eq!(scene.take_descriptors(), [seen(13)]);
 }
 
+/// A repair upstream may take a round trip, in which a large stream sends hundreds of packets.
+#[test]
+fn what_comes_late_is_sent_once_as_long_as_it_is_stored() {
+    let mut scene = Scene::new(43);
+    let mut offer = |seqs: &[u64]| {
+        let packets: Vec<_> = seqs.iter().map(|seq| scene.packet(MediaKind::Video, *seq)).collect();
+        let run = Run { packets: 0..packets.len(), payload_bytes: PAYLOAD_BYTES };
+        let written =
+            scene.egress.write(scene.now, MediaKind::Video, Rendition::default(), &packets, &run, &mut scene.out);
+        scene.out.clear();
+        match written {
+            Written::Sent { packets, .. } => packets,
+            _ => 0,
+        }
+    };
+    assert_eq!(offer(&[2000]), 1);
+    assert_eq!(offer(&[2001, 2900, 2899]), 3);
+    assert_eq!(offer(&[2002, 2001, 2900, 2002]), 1, "each once");
+    assert_eq!(offer(&[3500]), 1);
+    assert_eq!(offer(&[2476, 2477]), 1, "1024 behind");
+    assert_eq!(offer(&[9000, 3500, 8999]), 2, "a gap that is wider than the window");
+    assert_eq!(offer(&[8998, 9001, 8999]), 2);
+}
+
 #[test]
 fn who_did_not_ask_for_descriptors_gets_none() {
     let mut scene = av1_scene(41, 0);

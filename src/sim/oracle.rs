@@ -81,9 +81,10 @@ fn check_step(a: &Got, b: &Got, starting: bool, faults: &mut Vec<String>) {
         fault("a new publisher or layer does not start with a keyframe");
     }
     // A replay of the past ends early when a new keyframe comes, or with its own; a layer that falls silent is left, and come
-    // back to. What was not sent is closed up then.
+    // back to. What was not sent is closed up then. The keyframe may be lost.
     let ends_early = starting || a.stamp.keyframe || b.at.since(a.at) >= SILENCE;
-    let spliced = !switched && a.kind == MediaKind::Video && ends_early && startable && b.stamp.packet > a.stamp.packet;
+    let begins = startable || starting && b.seq > a.seq + 1;
+    let spliced = !switched && a.kind == MediaKind::Video && ends_early && begins && b.stamp.packet > a.stamp.packet;
     if !switched
         && !spliced
         && b.seq != a.seq

@@ -34,19 +34,20 @@ impl Throughput {
 
     fn window_bps(&self) -> Option<f64> {
         let Span { start_micros, newest_micros } = self.span?;
-        let oldest_slot = newest_micros.div_euclid(SLOT_MICROS) - SLOTS as i64 + 1;
-        if oldest_slot * SLOT_MICROS < start_micros {
+        // A receiver's clock may be anywhere.
+        let begin = (slot(newest_micros) - SLOTS as i64 + 1).saturating_mul(SLOT_MICROS);
+        if begin <= start_micros {
             return None;
         }
-        let elapsed = newest_micros - oldest_slot * SLOT_MICROS;
+        let elapsed = newest_micros.saturating_sub(begin);
         // Bytes per µs are Mbit/s when multiplied by 8.
         Some(self.bytes.iter().sum::<u64>() as f64 * 8e6 / elapsed as f64)
     }
 
     /// Of the fastest [`PEAK_SLOTS`] in the window, bit/s: what a link lets through while it is full, however short that was.
     pub fn peak_bps(&self) -> Option<f64> {
-        let newest_slot = self.span?.newest_micros.div_euclid(SLOT_MICROS);
-        let at = |ago: usize| self.bytes[place((newest_slot - ago as i64) * SLOT_MICROS)];
+        let newest_slot = slot(self.span?.newest_micros);
+        let at = |ago: usize| self.bytes[place(newest_slot - ago as i64)];
         // The newest slot is not over.
         let sums = (1..=SLOTS - PEAK_SLOTS).map(|ago| (ago..ago + PEAK_SLOTS).map(at).sum::<u64>());
         let most = sums.max().unwrap_or_default();
@@ -61,22 +62,26 @@ impl Throughput {
             // Silence, or a clock that was set: nothing is known of the time between.
             let span = Span { start_micros: at_micros, newest_micros: at_micros };
             *self = Throughput { span: Some(span), before_bps: self.bps(), ..Throughput::default() };
-            self.bytes[place(at_micros)] = bytes.into();
+            self.bytes[place(slot(at_micros))] = bytes.into();
             return;
         };
-        let (newest_slot, slot) = (span.newest_micros.div_euclid(SLOT_MICROS), at_micros.div_euclid(SLOT_MICROS));
+        let (newest_slot, slot) = (slot(span.newest_micros), slot(at_micros));
         for passed in newest_slot + 1..=slot {
-            self.bytes[place(passed * SLOT_MICROS)] = 0;
+            self.bytes[place(passed)] = 0;
         }
         if slot > newest_slot - SLOTS as i64 {
-            self.bytes[place(at_micros)] += u64::from(bytes);
+            self.bytes[place(slot)] += u64::from(bytes);
         }
         self.span = Some(Span { newest_micros: span.newest_micros.max(at_micros), ..span });
     }
 }
 
-fn place(at_micros: i64) -> usize {
-    at_micros.div_euclid(SLOT_MICROS).rem_euclid(SLOTS as i64) as usize
+fn slot(at_micros: i64) -> i64 {
+    at_micros.div_euclid(SLOT_MICROS)
+}
+
+fn place(slot: i64) -> usize {
+    slot.rem_euclid(SLOTS as i64) as usize
 }
 
 #[cfg(test)]
@@ -116,6 +121,16 @@ mod tests {
         steady(&mut throughput, 3500, 50, 250);
         assert_near(throughput.bps(), 2e5);
         assert_near(throughput.peak_bps(), 2e5);
+    }
+
+    #[test]
+    fn clocks_at_the_end_of_time_do_no_harm() {
+        for at_micros in [i64::MIN, i64::MIN + 1, i64::MAX - 1, i64::MAX] {
+            let mut throughput = Throughput::default();
+            (0..3).for_each(|_| throughput.add(at_micros, 1250));
+            assert!(throughput.bps().is_none_or(f64::is_finite), "{at_micros}");
+            assert!(throughput.peak_bps().is_some_and(f64::is_finite), "{at_micros}");
+        }
     }
 
     #[test]
