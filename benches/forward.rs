@@ -98,6 +98,8 @@ fn bench_track(c: &mut Criterion) {
     let mut source = Burst::new();
     let mut canonical = Canonical::default();
     let mut packet = source.next();
+    // A keyframe, without which none of the others has a place.
+    canonical.place(&packet).expect("a place");
     group.bench_function("number", |b| {
         b.iter_batched(
             || {
