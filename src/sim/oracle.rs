@@ -1,6 +1,6 @@
 //! What must hold of every run, whatever the seed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use str0m::media::MediaKind;
@@ -9,8 +9,11 @@ use super::client::Got;
 use crate::metrics::Counters;
 use crate::units::Instant;
 
-/// How long a replay of the past may last: 12 s of it at 8 times their speed, and what comes meanwhile.
-const REPLAY_MAX: Duration = Duration::from_secs(2);
+/// A replay of the past is shown faster than it was captured: in so much of the time, at most.
+const SQUEEZED: f64 = 0.9;
+
+/// And so long it may go on at the pace of the present, when the path is slower than was thought.
+const REPLAY_TAIL: Duration = Duration::from_secs(1);
 
 /// After so long a layer is taken for gone.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -47,28 +50,46 @@ pub fn judge(got: &[Got], kind: MediaKind) -> Judgement {
     judgement.missing = high - low + 1 - distinct.len() as u64;
     // What is lost before the first packet that arrives, no receiver can know of: it is not a fault, see `starts_whole`.
     judgement.starts_whole = packets[0].stamp.first_of_frame && packets[0].stamp.keyframe;
-    // Since when it may be shown the past.
-    let mut begun = packets[0].at;
+    let captured = ticks_per_frame(&packets);
+    // When a replay of the past was last seen.
+    let mut replayed = packets[0].at;
     for pair in packets.windows(2) {
         let [a, b] = pair else { continue };
         if b.seq > a.seq + 1 {
             judgement.gaps.push((**a, **b));
         }
-        if !same_rendition(a, b) {
-            begun = b.at;
+        check_step(a, b, b.at.since(replayed) < REPLAY_TAIL, &mut judgement.faults);
+        if step(a, b).is_none_or(|ticks| ticks > 0.0 && ticks < SQUEEZED * captured[&b.stamp.source]) {
+            replayed = b.at;
         }
-        check_step(a, b, b.at.since(begun) < REPLAY_MAX, &mut judgement.faults);
     }
     judgement.faults.truncate(10);
     judgement
+}
+
+/// Ticks from frame to frame; none within a frame. `None`: from one rendition to another.
+fn step(a: &Got, b: &Got) -> Option<f64> {
+    let frames = b.stamp.frame.wrapping_sub(a.stamp.frame);
+    let ticks = f64::from(b.timestamp.wrapping_sub(a.timestamp).cast_signed());
+    same_rendition(a, b).then(|| if frames == 0 { 0.0 } else { ticks / f64::from(frames) })
+}
+
+/// Of each source, at the pace of its capture: the longest there are.
+fn ticks_per_frame(packets: &[&Got]) -> BTreeMap<u32, f64> {
+    let mut longest = BTreeMap::new();
+    for pair in packets.windows(2) {
+        let ticks: &mut f64 = longest.entry(pair[1].stamp.source).or_default();
+        *ticks = step(pair[0], pair[1]).unwrap_or_default().max(*ticks);
+    }
+    longest
 }
 
 fn same_rendition(a: &Got, b: &Got) -> bool {
     (a.stamp.source, a.stamp.layer) == (b.stamp.source, b.stamp.layer)
 }
 
-/// Two packets that follow each other in sequence numbers. `starting`: a replay of the past may be under way.
-fn check_step(a: &Got, b: &Got, starting: bool, faults: &mut Vec<String>) {
+/// Two packets that follow each other in sequence numbers. `replaying`: a replay of the past may be under way.
+fn check_step(a: &Got, b: &Got, replaying: bool, faults: &mut Vec<String>) {
     let mut fault = |what: &str| faults.push(format!("{what}: {a:?} then {b:?}"));
     let ahead = b.timestamp.wrapping_sub(a.timestamp);
     if ahead > u32::MAX / 2 {
@@ -82,8 +103,8 @@ fn check_step(a: &Got, b: &Got, starting: bool, faults: &mut Vec<String>) {
     }
     // A replay of the past ends early when a new keyframe comes, or with its own; a layer that falls silent is left, and come
     // back to. What was not sent is closed up then. The keyframe may be lost.
-    let ends_early = starting || a.stamp.keyframe || b.at.since(a.at) >= SILENCE;
-    let begins = startable || starting && b.seq > a.seq + 1;
+    let ends_early = replaying || a.stamp.keyframe || b.at.since(a.at) >= SILENCE;
+    let begins = startable || replaying && b.seq > a.seq + 1;
     let spliced = !switched && a.kind == MediaKind::Video && ends_early && begins && b.stamp.packet > a.stamp.packet;
     if !switched
         && !spliced
