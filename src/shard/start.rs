@@ -226,6 +226,8 @@ impl Shard {
             return false;
         }
         let Some(Reverse(mut replay)) = self.starts.replays.pop() else { return false };
+        let measured = self.fanout.bytes_per_second(now, replay.stream, replay.rendition);
+        let own = replay.bytes_per_second.max(measured.unwrap_or_default());
         let viewer = &mut self.viewers[replay.viewer];
         let egress = &mut viewer.egress;
         let Some((gop, _)) = self.fanout.gop(replay.stream, replay.rendition) else { return true };
@@ -273,9 +275,10 @@ impl Shard {
             }
             _ => {}
         }
-        let spread = match in_keyframe {
+        // At the present nothing is left to be spread: what comes next comes at its own pace.
+        let spread = match in_keyframe || replay.sent >= end {
             true => Duration::ZERO,
-            false => Duration::from_nanos(bytes * 1_000_000_000 / pace(replay.bytes_per_second, egress.bound(now))),
+            false => Duration::from_nanos(bytes * 1_000_000_000 / pace(own, egress.bound(now))),
         };
         replay.due = (now + spread).max(next_due);
         self.starts.push(replay);
