@@ -4,7 +4,7 @@ use manycast::sim::scenario::Scenario;
 use manycast::sim::{alike, parting, play};
 
 /// What each of them found, before it was mended.
-const FOUND: [(u64, &str); 9] = [
+const FOUND: [(u64, &str); 11] = [
     (55, "the past of a stream, handed to another viewer's shard, lacked what had been overtaken on its way"),
     (68, "a layer's keyframe lacked packets that had overtaken its first one"),
     (70, "a new publisher's keyframe lacked packets that had overtaken its first one"),
@@ -14,6 +14,8 @@ const FOUND: [(u64, &str); 9] = [
     (749, "a keyframe that a replay had overtaken began a new numbering behind its own packets"),
     (986, "and turned the viewer's time back"),
     (2840, "a keyframe that came before the past lacked a packet that came with it"),
+    (3126, "a replay at the pace of a thin path did not keep up with a track that had grown"),
+    (4856, "a replay that had sent everything let the present pile up"),
 ];
 
 fn check(seed: u64) {
