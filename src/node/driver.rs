@@ -109,7 +109,8 @@ impl Driver {
     pub fn run(mut self) -> std::io::Result<()> {
         let (mut worked, mut now) = (true, self.clock.now());
         loop {
-            if worked && self.shard.is_quiet(now) {
+            // A full batch says that more is there than checks and reports.
+            if worked && self.received.has_room() && self.shard.is_quiet(now) {
                 std::thread::sleep(limits::QUIET_REST);
             }
             let timeout = self.sleep_for(worked);
