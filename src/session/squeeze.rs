@@ -14,7 +14,7 @@ const FACTOR_MAX: u32 = 64;
 const TICKS_PER_MS: u128 = 90;
 
 /// From a keyframe of the past to where replay and present meet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Squeeze {
     /// Canonical timestamp where they meet: from there on time is as it is.
     end: u32,

@@ -4,7 +4,7 @@
 //! A replay runs through a track's past (`forward::gop`), the keyframe at once and the rest faster than it came, until it
 //! meets the present; from there on the viewer gets what everybody gets.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub(super) struct Starts {
     budget: Bucket,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Replay {
     due: Instant,
     turn: u64,
@@ -72,26 +72,6 @@ struct Replay {
     /// Nothing but the keyframe.
     keyframe_only: bool,
 }
-
-impl Ord for Replay {
-    fn cmp(&self, other: &Replay) -> Ordering {
-        (self.due, self.turn).cmp(&(other.due, other.turn))
-    }
-}
-
-impl PartialOrd for Replay {
-    fn partial_cmp(&self, other: &Replay) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Replay {
-    fn eq(&self, other: &Replay) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Replay {}
 
 /// Of a replay, in bytes per second. `own`: what its packets came with, `bound`: what the path carries, where that is known.
 fn pace(own: u64, bound: Option<Bitrate>) -> u64 {
