@@ -50,7 +50,7 @@ pub enum DropReason {
     Padding,
     /// A copy that its viewer has no payload type for.
     NoPayloadType,
-    /// A copy from before its viewer's first packet.
+    /// A copy from before its viewer's first packet, or one that a replay has sent already.
     BeforeStart,
     /// A track's queue is full; answered from the store when viewers NACK it.
     TrackQueueFull,
@@ -192,6 +192,14 @@ pub struct Counters {
     /// Of each viewer's reports on its video.
     pub fraction_lost: Histogram<FractionLost>,
     pub round_trip: Histogram<RoundTrip>,
+}
+
+impl Counters {
+    /// One message of copies was given to a viewer.
+    pub fn count_forwarded(&mut self, packets: u32, payload_bytes: u32) {
+        self.media_forwarded += u64::from(packets);
+        self.media_forwarded_bytes += u64::from(payload_bytes);
+    }
 }
 
 /// One shard's figures as they are rendered.

@@ -245,8 +245,7 @@ impl Shard {
         replay.sent = run.packets.end;
         match egress.replay(now, packets, &run, out) {
             Written::Sent { packets, payload_bytes } => {
-                self.counters.media_forwarded += u64::from(packets);
-                self.counters.media_forwarded_bytes += u64::from(payload_bytes);
+                self.counters.count_forwarded(packets, payload_bytes);
             }
             Written::NoPayloadType => {
                 note(&mut found.unsuitable, viewer.session);

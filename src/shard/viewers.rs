@@ -132,8 +132,7 @@ impl Shard {
         }
         let dropped = match written {
             Written::Sent { packets, payload_bytes } => {
-                self.counters.media_forwarded += u64::from(packets);
-                self.counters.media_forwarded_bytes += u64::from(payload_bytes);
+                self.counters.count_forwarded(packets, payload_bytes);
                 match self.copied.last_mut() {
                     Some((same, copies)) if *same == first.arrival => *copies += u64::from(packets),
                     _ => self.copied.push((first.arrival, u64::from(packets))),
@@ -175,8 +174,7 @@ impl Shard {
             if let Written::Sent { packets, payload_bytes } =
                 egress.write(now, MediaKind::Video, rendition, packets, &run, out)
             {
-                self.counters.media_forwarded += u64::from(packets);
-                self.counters.media_forwarded_bytes += u64::from(payload_bytes);
+                self.counters.count_forwarded(packets, payload_bytes);
             }
         }
     }
