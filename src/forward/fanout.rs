@@ -13,7 +13,8 @@ use str0m::media::MediaKind;
 
 use super::burst::{self, Segmenting};
 use super::canonical::{Canonical, Refused};
-use super::gop::{EARLY_PACKETS, Gop};
+use super::early::Early;
+use super::gop::Gop;
 use super::pacer::{Meter, Pacer};
 use super::select;
 use super::store::Store;
@@ -85,7 +86,7 @@ struct Track<K> {
     /// While it is cold: viewers of this publisher's track, by generation and SSRC, can go on with the beginning of any picture.
     resumes: Option<(Generation, u32)>,
     /// The last packets that were refused for want of a keyframe.
-    early: VecDeque<Arc<MediaPacket>>,
+    early: Early<Arc<MediaPacket>>,
     /// The highest canonical number so far.
     newest_seq: u64,
     meter: Meter,
@@ -149,7 +150,7 @@ impl<K> Track<K> {
             gop: Gop::default(),
             cold: kind == MediaKind::Video,
             resumes: None,
-            early: VecDeque::new(),
+            early: Early::default(),
             newest_seq: 0,
             meter: Meter::default(),
             pacer: Pacer::default(),
@@ -209,13 +210,13 @@ impl<K> Track<K> {
             Ok(canonical) => self.gather(now, canonical)?,
             Err(refused) => {
                 if refused == Refused::AwaitingKeyframe {
-                    self.remember_early(packet);
+                    self.early.remember(packet.clone());
                 }
                 return Err(NotTaken::Refused(refused));
             }
         }
         if packet.starts_keyframe {
-            let early = std::mem::take(&mut self.early).into_iter().rev();
+            let early = self.early.take();
             for follower in
                 early.filter(|e| (e.generation, e.ssrc) == (packet.generation, packet.ssrc) && e.seq > packet.seq)
             {
@@ -227,11 +228,6 @@ impl<K> Track<K> {
         Ok(())
     }
 
-    fn remember_early(&mut self, packet: &Arc<MediaPacket>) {
-        self.early.truncate(EARLY_PACKETS - 1);
-        self.early.push_front(packet.clone());
-    }
-
     /// `begun`: viewers may be past its keyframe.
     fn handle_past(&mut self, now: Instant, packet: &Arc<MediaPacket>, begun: bool) {
         match self.rendition.takes(packet) {
@@ -239,7 +235,7 @@ impl<K> Track<K> {
                 match self.place(packet) {
                     // What finds no room is repaired by NACKs.
                     Ok(canonical) if begun => _ = self.gather(now, canonical),
-                    Err(Refused::AwaitingKeyframe) => self.remember_early(packet),
+                    Err(Refused::AwaitingKeyframe) => self.early.remember(packet.clone()),
                     // What it refuses else is older than what it has.
                     _ => {}
                 }
@@ -475,7 +471,7 @@ impl<K: Copy + PartialEq> Fanout<K> {
                 track.handle_past(now, packet, begun);
             }
             // What came while the past was on its way here.
-            for packet in std::mem::take(&mut track.early).into_iter().rev() {
+            for packet in track.early.take() {
                 track.handle_past(now, &packet, begun);
             }
             if idle && !track.is_idle() {

@@ -1,8 +1,8 @@
 //! A video track's packets since its last keyframe: what a viewer that joins between two keyframes is started with.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::early::Early;
 use crate::units::Instant;
 use crate::wire::packet::MediaPacket;
 
@@ -11,9 +11,6 @@ use crate::wire::packet::MediaPacket;
 const DURATION_MAX: Duration = Duration::from_secs(12);
 const BYTES_MAX: usize = 8 * 1024 * 1024;
 const PACKETS_MAX: usize = 6000;
-
-/// Packets that wait for a keyframe's first one, which they have overtaken: a keyframe of 75 kB.
-pub const EARLY_PACKETS: usize = 64;
 
 /// Packets in the order of their arrival, a keyframe's first one in front.
 #[derive(Debug)]
@@ -24,15 +21,15 @@ pub struct Gop<P> {
     keyframe_packets: usize,
     /// What came after the keyframe did not fit.
     cut: bool,
-    /// The last [`EARLY_PACKETS`] that were not kept.
-    early: VecDeque<P>,
+    /// What came last and is not kept.
+    early: Early<P>,
     /// How many, behind the keyframe's first packet, came before it.
     overtakers: usize,
 }
 
 impl<P> Default for Gop<P> {
     fn default() -> Self {
-        Gop { packets: Vec::new(), bytes: 0, keyframe_packets: 0, cut: false, early: VecDeque::new(), overtakers: 0 }
+        Gop { packets: Vec::new(), bytes: 0, keyframe_packets: 0, cut: false, early: Early::default(), overtakers: 0 }
     }
 }
 
@@ -43,8 +40,7 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
             return self.restart(packet);
         }
         let Some(first) = self.packets.first().map(AsRef::as_ref).filter(|_| !self.cut) else {
-            self.early.truncate(EARLY_PACKETS - 1);
-            return self.early.push_front(packet);
+            return self.early.remember(packet);
         };
         let of_keyframe = self.keyframe_packets == self.packets.len()
             && (first.timestamp, first.ssrc) == (media.timestamp, media.ssrc);
@@ -84,7 +80,7 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
     fn restart(&mut self, packet: P) {
         let (ssrc, seq) = (packet.as_ref().ssrc, packet.as_ref().seq);
         let before = std::mem::take(&mut self.packets).into_iter();
-        let before = before.chain(std::mem::take(&mut self.early).into_iter().rev());
+        let before = before.chain(self.early.take());
         self.clear();
         self.push(packet);
         self.keyframe_packets = 1;

@@ -3,6 +3,7 @@
 pub mod bucket;
 pub mod burst;
 pub mod canonical;
+pub mod early;
 pub mod fanout;
 pub mod gop;
 pub mod keyframes;
