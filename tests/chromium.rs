@@ -35,16 +35,14 @@ fn turn() -> MutexGuard<'static, ()> {
 /// Opens the Publish tab and presses its button.
 fn publish<'a>(browser: &'a Browser, server: &Server, query: &str) -> Page<'a> {
     let page = browser.open(&format!("{}/?size=640x360&{query}#publish", server.url));
-    page.click("publish-start");
-    page.wait_for_state("publish", "live");
+    page.start("publish");
     page
 }
 
 /// Opens the Watch tab and presses its button.
 fn watch<'a>(browser: &'a Browser, server: &Server, stream: &str) -> Page<'a> {
     let page = browser.open(&format!("{}/?stream={stream}#watch", server.url));
-    page.click("watch-start");
-    page.wait_for_state("watch", "live");
+    page.start("watch");
     page
 }
 
@@ -215,8 +213,7 @@ fn viewers_decode_what_the_publisher_prefers() {
     for codec in ["H264", "VP9", "AV1"] {
         let publisher = browser.open(&format!("{}/?stream={codec}&size=640x360", server.url));
         publisher.choose("publish-codec", codec);
-        publisher.click("publish-start");
-        publisher.wait_for_state("publish", "live");
+        publisher.start("publish");
         let viewer = watch(&browser, &server, codec);
         viewer.wait_for_frames("watch", PATIENCE, 20.0);
         let expected = format!("video/{codec}");
@@ -310,8 +307,7 @@ fn publish_with_token(browser: &Browser, server: &Server, token: &str) {
     assert!(page.text("publish-status-text").contains("asks for a token"));
     // The page has opened the box by itself.
     page.type_into("publish-token", token);
-    page.click("publish-start");
-    page.wait_for_state("publish", "live");
+    page.start("publish");
 }
 
 /// The browser gives no camera there, and its candidates name nothing that can be reached.
@@ -328,8 +324,7 @@ fn an_insecure_origin_is_explained_and_publishes_the_test_card() {
     let page = browser.open(&format!("{}/?stream=live&size=640x360", server.url));
     assert!(page.is_shown("insecure-notice"));
     assert!(page.text("insecure-origin").contains(&ip.to_string()));
-    page.click("publish-start");
-    page.wait_for_state("publish", "live");
+    page.start("publish");
     let viewer = watch(&browser, &server, "live");
     assert!(!viewer.is_shown("insecure-notice"), "watching needs no camera");
     viewer.wait_for_frames("watch", PATIENCE, 20.0);

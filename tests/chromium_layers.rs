@@ -23,15 +23,13 @@ fn turn() -> MutexGuard<'static, ()> {
 /// Publishes the fake camera in three layers: 320x180, 640x360, 1280x720.
 fn publish<'a>(browser: &'a Browser, server: &Server) -> Page<'a> {
     let page = browser.open(&format!("{}/?stream=live&simulcast=1", server.url));
-    page.click("publish-start");
-    page.wait_for_state("publish", "live");
+    page.start("publish");
     page
 }
 
 fn watch<'a>(browser: &'a Browser, server: &Server) -> Page<'a> {
     let page = browser.open(&format!("{}/?stream=live#watch", server.url));
-    page.click("watch-start");
-    page.wait_for_state("watch", "live");
+    page.start("watch");
     page
 }
 
@@ -100,8 +98,7 @@ fn the_menu_has_spatial_layers_too() {
     let publisher = browser.open(&format!("{}/?stream=live&size=640x360", server.url));
     publisher.run(SPATIAL, vec![]);
     publisher.choose("publish-codec", "VP9");
-    publisher.click("publish-start");
-    publisher.wait_for_state("publish", "live");
+    publisher.start("publish");
     let viewer = watch(&browser, &server);
     let menu_of_two = || Some(menu(&viewer)).filter(|menu| menu.len() == 3);
     let options = wait_until(PATIENCE, menu_of_two, || format!("{:?}", menu(&viewer)));

@@ -89,13 +89,11 @@ fn a_link_that_narrows_and_widens_brings_the_layer_that_fits() {
     relay.narrow(WIDE);
     let browser = Browser::start();
     let publisher = browser.open(&format!("{}/?stream=live&simulcast=1", server.url));
-    publisher.click("publish-start");
-    publisher.wait_for_state("publish", "live");
+    publisher.start("publish");
 
     let viewer = browser.open(&format!("{}/?stream=live#watch", server.url));
     viewer.send_through(relay.addr, server.udp());
-    viewer.click("watch-start");
-    viewer.wait_for_state("watch", "live");
+    viewer.start("watch");
     let first = Shown::since_now(&publisher, &viewer).wait_for(PATIENCE, |lines| lines == 720.0);
 
     relay.narrow(THIN);

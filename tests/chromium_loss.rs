@@ -32,13 +32,11 @@ fn a_minute_of_5_percent_loss_both_ways_at_40_ms_round_trip_costs_a_viewer_next_
     relay.delay(ONE_WAY);
     let browser = Browser::start();
     let publisher = browser.open(&format!("{}/?size=640x360&stream=live#publish", server.url));
-    publisher.click("publish-start");
-    publisher.wait_for_state("publish", "live");
+    publisher.start("publish");
 
     let viewer = browser.open(&format!("{}/?stream=live#watch", server.url));
     viewer.send_through(relay.addr, server.udp());
-    viewer.click("watch-start");
-    viewer.wait_for_state("watch", "live");
+    viewer.start("watch");
     viewer.wait_for_frames("watch", PATIENCE, 30.0);
     let beside = browser.open(&format!("{}/?stream=live#watch", server.url));
     beside.click("watch-start");

@@ -101,8 +101,7 @@ fn a_viewer_of_a_browser_starts_at_once() {
     let server = Server::start(&["--shards", "2"]);
     let browser = Browser::start();
     let publisher = browser.open(&format!("{}/?size=640x360&stream=live#publish", server.url));
-    publisher.click("publish-start");
-    publisher.wait_for_state("publish", "live");
+    publisher.start("publish");
     let times = joins(&browser, &server, 9);
     assert!(times[4] < 1500.0, "{times:?}");
 }

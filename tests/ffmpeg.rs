@@ -32,8 +32,7 @@ fn check(flags: &[&str]) {
 
     let browser = Browser::start();
     let viewer = browser.open(&format!("{}/?stream=live#watch", server.url));
-    viewer.click("watch-start");
-    viewer.wait_for_state("watch", "live");
+    viewer.start("watch");
     viewer.click("watch-unmute");
     viewer.wait_for_frames("watch", PATIENCE, 15.0);
     let before = viewer.stats("watch");

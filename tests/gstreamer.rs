@@ -93,8 +93,7 @@ fn chromium_watches_what_gstreamer_publishes() {
     let _publisher = publish(&server, Shows::Ecdsa);
     let browser = Browser::start();
     let viewer = browser.open(&format!("{}/?stream=live#watch", server.url));
-    viewer.click("watch-start");
-    viewer.wait_for_state("watch", "live");
+    viewer.start("watch");
     viewer.click("watch-unmute");
     viewer.wait_for_frames("watch", PATIENCE, 15.0);
     let before = viewer.stats("watch");

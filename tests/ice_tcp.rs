@@ -68,15 +68,13 @@ fn chromium_publishes_and_plays_where_udp_is_blocked(io: &str) {
     let hole = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let publisher = browser.open(&format!("{}/?size=640x360&stream=live#publish", server.url));
     block_udp(&publisher, &hole);
-    publisher.click("publish-start");
-    publisher.wait_for_state("publish", "live");
+    publisher.start("publish");
     let viewers = [true, false].map(|blocked| {
         let viewer = browser.open(&format!("{}/?stream=live#watch", server.url));
         if blocked {
             block_udp(&viewer, &hole);
         }
-        viewer.click("watch-start");
-        viewer.wait_for_state("watch", "live");
+        viewer.start("watch");
         viewer
     });
     for viewer in &viewers {

@@ -221,6 +221,12 @@ pub trait DemoPage {
 
     fn click(&self, id: &str);
 
+    /// Presses the button of "publish" or "watch", and waits until media flows.
+    fn start(&self, side: &str) {
+        self.click(&format!("{side}-start"));
+        self.wait_for_state(side, "live");
+    }
+
     fn text(&self, id: &str) -> String {
         self.string("return document.getElementById(arguments[0]).textContent", id)
     }

@@ -39,8 +39,7 @@ fn publish_url(server: &Server) -> String {
 }
 
 fn publish(page: &impl DemoPage) {
-    page.click("publish-start");
-    page.wait_for_state("publish", "live");
+    page.start("publish");
 }
 
 fn watch_url(server: &Server) -> String {
@@ -48,8 +47,7 @@ fn watch_url(server: &Server) -> String {
 }
 
 fn assert_plays(page: &impl DemoPage, codec: &str) {
-    page.click("watch-start");
-    page.wait_for_state("watch", "live");
+    page.start("watch");
     page.click("watch-unmute");
     // The first second may stutter while encoder and jitter buffer settle.
     page.wait_for_frames("watch", PATIENCE, 30.0);
