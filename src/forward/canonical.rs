@@ -36,8 +36,8 @@ struct Source {
     left_out: Option<PictureId>,
 }
 
-/// Ranges between padding that are remembered: a repair is half a second late at most, in which a publisher probes a few
-/// times (and padding in a row makes one range). A packet that is older is refused.
+/// Ranges between packets that are left out (in a row they make one range): padding, with which a publisher probes a few times
+/// in the half second that a repair is late; in renditions of fewer layers, part of each picture. A packet that is older is refused.
 const RANGES: usize = 16;
 
 /// From `first` up to the next range's.

@@ -6,7 +6,7 @@ use crate::units::Instant;
 
 /// Between two requests to one publisher. An encoder that is asked more often only wastes bits.
 const THROTTLE: Duration = Duration::from_secs(1);
-/// A keyframe this young serves whoever asks: it is on its way to them.
+/// A keyframe this young serves whoever asks: it is on its way to those who were there, and replayed to those who join.
 const FRESH: Duration = Duration::from_millis(200);
 /// Unanswered requests are repeated after these times, then at [`DEAF_RETRY`].
 const RETRIES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];

@@ -212,7 +212,7 @@ pub enum Written {
     NoPayloadType,
     /// The viewer waits for a keyframe.
     AwaitingKeyframe,
-    /// Older than the first packet that the viewer got.
+    /// Nothing new: older than the first packet that the viewer got, or sent already, by a replay for one.
     BeforeStart,
 }
 
