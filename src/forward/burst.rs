@@ -49,7 +49,8 @@ pub fn first_run(packets: &[CanonicalPacket], start: usize, segmenting: Segmenti
     let mut end = start;
     for candidate in packets[start..].iter().take(segmenting.segments_max.max(1)) {
         let bytes = candidate.packet.payload.len();
-        if self::shape(&candidate.packet) != shape {
+        // A keyframe begins a message: how it goes on is decided viewer by viewer.
+        if self::shape(&candidate.packet) != shape || candidate.packet.starts_keyframe && end > start {
             break;
         }
         let (lower, higher) = (low.min(bytes), high.max(bytes));

@@ -136,7 +136,7 @@ pub enum NotTaken {
 pub enum Joined {
     /// The track is already here, with its recent past.
     Watched,
-    /// This shard had no viewer of it: its recent past is with the publisher's shard.
+    /// This shard had no viewer of it, or has nothing of it yet: its recent past is with the publisher's shard.
     First,
 }
 
@@ -381,7 +381,7 @@ impl<K: Copy + PartialEq> Fanout<K> {
         if track.viewers.contains(&Some(viewer)) {
             return Joined::Watched;
         }
-        let joined = if track.watched() { Joined::Watched } else { Joined::First };
+        let joined = if track.watched() && !track.cold { Joined::Watched } else { Joined::First };
         match track.free.pop() {
             Some(place) => track.viewers[place] = Some(viewer),
             None => track.viewers.push(Some(viewer)),
@@ -607,17 +607,6 @@ impl<K: Copy + PartialEq> Fanout<K> {
     /// The first message of what comes from `from` on in the video's past.
     pub fn past_run(&self, stream: StreamId, rendition: Rendition, from: usize) -> Option<(&[CanonicalPacket], Run)> {
         let packets = self.streams.get(&stream)?.track(MediaKind::Video, rendition)?.gop.packets();
-        (from < packets.len()).then(|| (packets, burst::first_run(packets, from, self.segmenting)))
-    }
-
-    /// The first message of what overtook the first packet of the video's last keyframe, from `from` on; that packet is 0.
-    pub fn overtakers_run(
-        &self,
-        stream: StreamId,
-        rendition: Rendition,
-        from: usize,
-    ) -> Option<(&[CanonicalPacket], Run)> {
-        let packets = self.streams.get(&stream)?.track(MediaKind::Video, rendition)?.gop.overtaken();
         (from < packets.len()).then(|| (packets, burst::first_run(packets, from, self.segmenting)))
     }
 

@@ -23,13 +23,20 @@ pub struct Gop<P> {
     cut: bool,
     /// What came last and is not kept.
     early: Early<P>,
-    /// How many, behind the keyframe's first packet, came before it.
-    overtakers: usize,
+    /// The keyframe's first packet came after others of it.
+    overtaken: bool,
 }
 
 impl<P> Default for Gop<P> {
     fn default() -> Self {
-        Gop { packets: Vec::new(), bytes: 0, keyframe_packets: 0, cut: false, early: Early::default(), overtakers: 0 }
+        Gop {
+            packets: Vec::new(),
+            bytes: 0,
+            keyframe_packets: 0,
+            cut: false,
+            early: Early::default(),
+            overtaken: false,
+        }
     }
 }
 
@@ -73,7 +80,6 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
         self.packets.truncate(self.keyframe_packets);
         self.packets.shrink_to_fit();
         self.bytes = self.packets.iter().map(|p| p.as_ref().payload.len()).sum();
-        self.overtakers = self.overtakers.min(self.packets.len() - 1);
     }
 
     /// A keyframe begins. Packets of it may have come before its first one: that was overtaken, or lost and repaired.
@@ -86,7 +92,8 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
         self.keyframe_packets = 1;
         let late = before.filter(|p| p.as_ref().ssrc == ssrc && p.as_ref().seq > seq);
         late.for_each(|p| self.insert(p));
-        self.overtakers = self.packets.len().saturating_sub(1);
+        // None of them was a later keyframe.
+        self.overtaken = self.packets.len() > 1 && self.packets[0].as_ref().seq == seq;
     }
 
     fn push(&mut self, packet: P) {
@@ -100,7 +107,7 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
         self.keyframe_packets = 0;
         self.cut = false;
         self.early.clear();
-        self.overtakers = 0;
+        self.overtaken = false;
     }
 
     /// The keyframe, and what came after it, unless it [is cut](Self::is_whole).
@@ -113,9 +120,9 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
         self.early.iter()
     }
 
-    /// The keyframe's first packet, and what had overtaken it.
-    pub fn overtaken(&self) -> &[P] {
-        &self.packets[..self.packets.len().min(1 + self.overtakers)]
+    /// Whether the keyframe's first packet came after others that follow it.
+    pub fn is_overtaken(&self) -> bool {
+        self.overtaken
     }
 
     pub fn keyframe(&self) -> &[P] {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::bucket::Bucket;
 use crate::units::Instant;
 
-/// What a keyframe may exceed the track's own bitrate by; libwebrtc's pacer has the same factor.
-const FACTOR: u64 = 25;
-const FACTOR_UNIT: u64 = 10;
+/// What a keyframe is spread at, of the track's own bitrate or of what a path is measured to carry; libwebrtc's pacer has the
+/// same factor.
+pub const SPREAD_PERCENT: u64 = 250;
 
 /// What always leaves at once: two full messages of segments, or what is sent in this time.
 const BURST_BYTES_MIN: u64 = 2 * 16 * 1200;
@@ -66,7 +66,7 @@ impl Pacer {
     /// Takes `bytes`, or says when they may leave. `rate`: the track's own, bytes per second; unknown means unbounded.
     pub fn take(&mut self, now: Instant, rate: Option<u64>, bytes: usize) -> Result<(), Instant> {
         let Some(rate) = rate else { return Ok(()) };
-        let rate = (rate * FACTOR / FACTOR_UNIT).max(1);
+        let rate = (rate * SPREAD_PERCENT / 100).max(1);
         let depth = BURST_BYTES_MIN.max(rate * BURST.as_millis() as u64 / 1000);
         // One message of segments may be larger than what a quiet track earns.
         self.0.take(now, rate, depth, bytes as u64)

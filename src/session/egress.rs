@@ -69,8 +69,6 @@ struct TrackTx {
     next_seq: u64,
     /// Apart, for its size: a copy touches one word of it.
     sent: Box<Sent>,
-    /// What comes has just begun, with a keyframe, until the shard has taken note.
-    started: bool,
     /// What is to be shown from its next keyframe on.
     target: Rendition,
     /// What was shown before, until the shard has taken note.
@@ -181,8 +179,8 @@ impl Splice {
 enum Phase {
     /// Nothing before the next packet that a decoder can start on.
     Waiting,
-    /// The recent past, by [`Egress::replay`].
-    Replaying,
+    /// The recent past since this keyframe, by canonical number, by [`Egress::replay`].
+    Replaying(u64),
     /// Everything as it comes.
     Live,
 }
@@ -285,7 +283,6 @@ impl Egress {
                 // first wrap (RFC 3711 §3.3.1).
                 next_seq: u64::from(rng.random::<u16>() & 0x7fff),
                 sent: Box::default(),
-                started: false,
                 target: Rendition::default(),
                 switched_from: None,
                 extensions: track.extensions,
@@ -359,7 +356,7 @@ impl Egress {
     /// # Panics
     /// When `run` is none of `packets`.
     pub fn replay(&mut self, now: Instant, packets: &[CanonicalPacket], run: &Run, out: &mut SendBatch) -> Written {
-        match self.phase() == Some(Phase::Replaying) {
+        match matches!(self.phase(), Some(Phase::Replaying(_))) {
             true => self.write_current(now, MediaKind::Video, packets, run, out),
             false => Written::NotWanted,
         }
@@ -386,8 +383,15 @@ impl Egress {
             return false;
         }
         track.splice_at(rendition, keyframe, newest, Some(squeeze), &mut self.feedback);
-        track.phase = Phase::Replaying;
+        track.phase = Phase::Replaying(keyframe.seq);
         true
+    }
+
+    /// The viewer, which gets the video as it comes, has got the beginning of this keyframe: what follows is its past.
+    pub fn fall_behind(&mut self, keyframe: &CanonicalPacket) {
+        if let Some(track) = self.video_mut() {
+            track.phase = Phase::Replaying(keyframe.seq);
+        }
     }
 
     /// The replay has reached what comes now, or else it ends before, and the viewer waits for the next keyframe.
@@ -399,8 +403,7 @@ impl Egress {
 
     /// Whether the replay that began with this keyframe is still under way.
     pub fn is_replaying(&self, rendition: Rendition, keyframe: u64) -> bool {
-        let splice = self.video().and_then(|t| t.splice);
-        self.phase() == Some(Phase::Replaying) && splice.is_some_and(|s| (s.rendition, s.from) == (rendition, keyframe))
+        self.shown() == Some(rendition) && self.phase() == Some(Phase::Replaying(keyframe))
     }
 
     /// Whether the viewer has seen later packets than this of the rendition that it is shown.
@@ -455,12 +458,6 @@ impl Egress {
         if let Some(track) = self.video_mut() {
             track.phase = Phase::Waiting;
         }
-    }
-
-    /// Whether the video as it comes has just begun with a keyframe, once after each time.
-    #[inline]
-    pub fn take_started(&mut self) -> bool {
-        self.video_mut().is_some_and(|track| std::mem::take(&mut track.started))
     }
 
     /// What was shown before the switch, once after each.
@@ -646,11 +643,12 @@ impl Egress {
         self.bwe.as_deref_mut()
     }
 
-    /// What the viewer's path is known to carry, by measurement or by its own word; `None`: nothing is known.
-    pub fn bound(&self, now: Instant) -> Option<Bitrate> {
-        let measured = self.bwe.as_ref().filter(|bwe| !bwe.round_trip().is_zero()).map(|bwe| bwe.estimate());
-        let said = self.feedback.bound(now);
-        measured.into_iter().chain(said).min()
+    /// What the viewer's path is known to carry, by its own word or by measurement, of which this is so many percent;
+    /// `None`: nothing is known.
+    pub fn bound(&self, now: Instant, percent: u64) -> Option<Bitrate> {
+        let measured = self.bwe.as_ref().filter(|bwe| !bwe.round_trip().is_zero());
+        let measured = measured.map(|bwe| Bitrate::from_bps(bwe.estimate().as_bps().saturating_mul(percent) / 100));
+        measured.into_iter().chain(self.feedback.bound(now)).min()
     }
 
     /// The publisher sends several layers now, and this viewer was not told to count: then its reports must do, which can
@@ -850,7 +848,6 @@ impl TrackTx {
         }
         self.splice_at(rendition, first, first, None, feedback);
         self.phase = Phase::Live;
-        self.started = true;
         true
     }
 
@@ -861,7 +858,6 @@ impl TrackTx {
         let splice = Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze: None };
         self.replace_splice(splice, first, feedback);
         self.phase = Phase::Live;
-        self.started = first.packet.starts_keyframe;
     }
 
     /// `first` gets the next number.

@@ -29,6 +29,9 @@ impl Squeeze {
     /// What has come from `keyframe` to `newest` is to be sent within `takes`.
     pub fn new(keyframe: &CanonicalPacket, newest: &CanonicalPacket, takes: Duration) -> Squeeze {
         let age = newest.timestamp.wrapping_sub(keyframe.timestamp).cast_signed().max(0).cast_unsigned();
+        // A publisher whose timestamps jump has not sent for hours.
+        let since = newest.packet.arrival.since(keyframe.packet.arrival);
+        let age = age.min(u32::try_from(since.as_micros() * TICKS_PER_MS / 1000).unwrap_or(u32::MAX / 4));
         let shown =
             u32::try_from(takes.as_micros() * TICKS_PER_MS / 1000).unwrap_or(u32::MAX / 4).max(age / FACTOR_MAX);
         Squeeze { end: newest.timestamp.wrapping_add(shown), captured: age + shown, shown, until: u64::MAX }
@@ -76,11 +79,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::units::Instant;
     use crate::wire::descriptor::Rewrite;
+    use crate::wire::packet::MediaPacket;
     use crate::wire::packet::testing::video;
 
+    /// Numbered by the milliseconds at which it came.
     fn packet(seq: u64, timestamp: u32) -> CanonicalPacket {
-        let packet = Arc::new(video(1, 0, false, 10));
+        let arrival = Instant::from_nanos(seq * 1_000_000);
+        let packet = Arc::new(MediaPacket { arrival, ..video(1, 0, false, 10) });
         CanonicalPacket { packet, seq, timestamp, marker: false, rewrite: Rewrite::default() }
     }
 
@@ -97,14 +104,23 @@ mod tests {
 
     #[test]
     fn what_came_behind_its_end_ends_it_whatever_timestamps_do_later() {
-        let mut squeeze = Squeeze::new(&packet(10, 0), &packet(20, 90_000), Duration::from_millis(100));
-        squeeze.passes(&packet(21, 98_999));
-        assert!(squeeze.holds(&packet(22, 98_999)));
-        squeeze.passes(&packet(22, 99_000));
-        squeeze.passes(&packet(30, 120_000));
-        assert!(squeeze.holds(&packet(21, 98_999)), "to be sent again as it was");
+        let mut squeeze = Squeeze::new(&packet(10, 0), &packet(1010, 90_000), Duration::from_millis(100));
+        squeeze.passes(&packet(1011, 98_999));
+        assert!(squeeze.holds(&packet(1012, 98_999)));
+        squeeze.passes(&packet(1012, 99_000));
+        squeeze.passes(&packet(1020, 120_000));
+        assert!(squeeze.holds(&packet(1011, 98_999)), "to be sent again as it was");
         // Half a range of timestamps later.
         assert!(!squeeze.holds(&packet(1_000_000, 98_000)));
+    }
+
+    #[test]
+    fn timestamps_that_jump_are_not_waited_for() {
+        // Two hours within a second.
+        let (keyframe, newest) = (packet(0, 7), packet(1000, 648_000_000));
+        let squeeze = Squeeze::new(&keyframe, &newest, Duration::from_millis(500));
+        assert!(squeeze.due(&newest) <= Duration::from_secs(1), "{:?}", squeeze.due(&newest));
+        assert_eq!(squeeze.due(&keyframe), Duration::ZERO);
     }
 
     proptest! {
@@ -112,7 +128,7 @@ mod tests {
         fn time_goes_forward_and_joins_the_present(
             start: u32, age in 0u32..1_200_000, takes in 0u64..12_000, steps in prop::collection::vec(1500u32..9000, 1..200),
         ) {
-            let (keyframe, newest) = (packet(0, start), packet(1, start.wrapping_add(age)));
+            let (keyframe, newest) = (packet(0, start), packet(u64::from(age / 90) + 1, start.wrapping_add(age)));
             let squeeze = Squeeze::new(&keyframe, &newest, Duration::from_millis(takes));
             prop_assert_eq!(squeeze.due(&keyframe), Duration::ZERO);
             let timestamp = |p: &CanonicalPacket| if squeeze.holds(p) { squeeze.timestamp(p) } else { p.timestamp };

@@ -3,6 +3,9 @@
 //!
 //! A replay runs through a track's past (`forward::gop`), the keyframe at once and the rest faster than it came, until it
 //! meets the present; from there on the viewer gets what everybody gets.
+//!
+//! In the same way a viewer that is at the present falls behind for a moment when its path carries less than a keyframe is
+//! spread at: it gets the keyframe, and what comes meanwhile, at a pace of its own.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -18,10 +21,11 @@ use crate::datagram::SendBatch;
 use crate::forward::bucket::Bucket;
 use crate::forward::fanout::Joined;
 use crate::forward::keyframes::ANSWER_WAIT;
+use crate::forward::pacer;
 use crate::forward::table::Stream;
 use crate::id::{Generation, StreamId};
 use crate::metrics::DropReason;
-use crate::session::egress::Written;
+use crate::session::egress::{Egress, Written};
 use crate::session::squeeze::Squeeze;
 use crate::units::{Bitrate, Instant};
 use crate::wire::packet::{CanonicalPacket, MediaPacket, Rendition};
@@ -29,12 +33,15 @@ use crate::wire::packet::{CanonicalPacket, MediaPacket, Rendition};
 /// A keyframe that began so recently is replayed: the publisher is not asked for another one before a second has passed.
 const YOUNG: Duration = Duration::from_secs(1);
 
-/// What follows the keyframe is replayed so many times faster than it came.
-const REPLAY_FACTOR: u64 = 8;
-/// And so many percent of it at least, whatever the viewer's path is known to carry: or it would never end.
+/// What follows the keyframe is replayed at so many percent of the pace that it came at.
+const REPLAY_PERCENT_MAX: u64 = 800;
+/// And so many at least, whatever the viewer's path is known to carry: or it would never end.
 const REPLAY_PERCENT_MIN: u64 = 125;
 /// Where the track's own bitrate is not known yet, at least so much: 2 Mbit/s.
 const UNKNOWN_BYTES_PER_SECOND: u64 = 250_000;
+
+/// What a track's bitrate is measured over.
+const METERED: Duration = Duration::from_secs(1);
 
 /// Of all replays of a shard together, without their keyframes: a third of what a core sends. A replay that does not fit
 /// is cut down to its keyframe, and the viewer goes on with the next one.
@@ -64,7 +71,8 @@ struct Replay {
     /// And of the one that the past begins with now: that came late, and most of what follows is sent.
     past: u64,
     began: Instant,
-    squeeze: Squeeze,
+    /// `None`: the viewer was at the present a moment ago, and time is as it is.
+    squeeze: Option<Squeeze>,
     /// Packets of the past that are sent.
     sent: usize,
     /// Of the track, behind the keyframe.
@@ -73,11 +81,19 @@ struct Replay {
     keyframe_only: bool,
 }
 
-/// Of a replay, in bytes per second. `own`: what its packets came with, `bound`: what the path carries, where that is known.
-fn pace(own: u64, bound: Option<Bitrate>) -> u64 {
-    let fast = own * REPLAY_FACTOR;
+/// In bytes per second: `fast`, but no more than the path carries, where that is known. `own`: what the packets came with.
+fn pace(own: u64, fast: u64, bound: Option<Bitrate>) -> u64 {
     let bound = bound.map_or(fast, |bound| bound.as_bps() / 8);
     fast.min(bound).max(own * REPLAY_PERCENT_MIN / 100).max(own + 1)
+}
+
+fn replay_pace(now: Instant, own: u64, egress: &Egress) -> u64 {
+    pace(own, own * REPLAY_PERCENT_MAX / 100, egress.bound(now, 100))
+}
+
+/// Of a keyframe, as everybody gets it or slower.
+fn keyframe_pace(now: Instant, own: u64, egress: &Egress) -> u64 {
+    pace(own, own * pacer::SPREAD_PERCENT / 100, egress.bound(now, pacer::SPREAD_PERCENT))
 }
 
 impl Starts {
@@ -103,6 +119,11 @@ impl Starts {
         self.turn += 1;
         self.replays.push(Reverse(Replay { turn: self.turn, ..replay }));
     }
+}
+
+/// How long `bytes` take, at so many per second.
+fn spread(bytes: u64, per_second: u64) -> Duration {
+    Duration::from_nanos(bytes * 1_000_000_000 / per_second)
 }
 
 /// Bytes per second.
@@ -166,7 +187,7 @@ impl Shard {
         let average = per_second(rest, end.packet.arrival.since(began));
         let own = average.max(measured.unwrap_or(UNKNOWN_BYTES_PER_SECOND));
         // What comes meanwhile is replayed too.
-        let takes = Duration::from_micros(rest * 1_000_000 / (pace(own, egress.bound(now)) - own));
+        let takes = Duration::from_micros(rest * 1_000_000 / (replay_pace(now, own, egress) - own));
         let keyframe_only = !gop.is_whole();
         let squeeze = Squeeze::new(keyframe, end, takes);
         if !egress.start_replay(rendition, keyframe, end, squeeze) {
@@ -187,7 +208,7 @@ impl Shard {
             keyframe: keyframe.seq,
             past: keyframe.seq,
             began: now,
-            squeeze,
+            squeeze: Some(squeeze),
             sent: 0,
             bytes_per_second: own,
             keyframe_only,
@@ -200,6 +221,48 @@ impl Shard {
         true
     }
 
+    /// A viewer that gets the video as it comes has got the beginning of a keyframe. It falls behind if the rest is too fast
+    /// for it, or if packets that follow it have come before.
+    pub(super) fn begin_keyframe(
+        &mut self,
+        now: Instant,
+        viewer: usize,
+        rendition: Rendition,
+        keyframe: &CanonicalPacket,
+        bytes: u32,
+    ) {
+        let stream = keyframe.packet.stream;
+        let measured = self.fanout.bytes_per_second(now, stream, rendition);
+        let Some((gop, _)) = self.fanout.gop(stream, rendition) else { return };
+        if !gop.is_whole() || gop.packets()[0].seq != keyframe.seq {
+            return;
+        }
+        let egress = &mut self.viewers[viewer].egress;
+        let everybodys = measured.unwrap_or(UNKNOWN_BYTES_PER_SECOND) * pacer::SPREAD_PERCENT / 100;
+        let bound = egress.bound(now, pacer::SPREAD_PERCENT);
+        if bound.is_none_or(|bound| bound.as_bps() / 8 >= everybodys) && !gop.is_overtaken() {
+            return;
+        }
+        egress.fall_behind(keyframe);
+        // Before the keyframe.
+        let own = measured.map_or(UNKNOWN_BYTES_PER_SECOND, |m| m.saturating_sub(gop.bytes() as u64));
+        let replay = Replay {
+            due: now + spread(bytes.into(), keyframe_pace(now, own, egress)),
+            turn: 0,
+            viewer,
+            stream,
+            rendition,
+            keyframe: keyframe.seq,
+            past: keyframe.seq,
+            began: now,
+            squeeze: None,
+            sent: 1,
+            bytes_per_second: own,
+            keyframe_only: false,
+        };
+        self.starts.push(replay);
+    }
+
     /// Writes the next message of the replay that is due; false when none is.
     pub(super) fn replay_next(&mut self, now: Instant, out: &mut SendBatch, found: &mut Found) -> bool {
         if !self.starts.is_due(now) {
@@ -207,7 +270,9 @@ impl Shard {
         }
         let Some(Reverse(mut replay)) = self.starts.replays.pop() else { return false };
         let measured = self.fanout.bytes_per_second(now, replay.stream, replay.rendition);
-        let own = replay.bytes_per_second.max(measured.unwrap_or_default());
+        // The second that has passed may hold the keyframe that a viewer has fallen behind with.
+        let grown = measured.filter(|_| replay.squeeze.is_some() || now.since(replay.began) >= METERED);
+        let own = replay.bytes_per_second.max(grown.unwrap_or_default());
         let viewer = &mut self.viewers[replay.viewer];
         let egress = &mut viewer.egress;
         let Some((gop, _)) = self.fanout.gop(replay.stream, replay.rendition) else { return true };
@@ -236,15 +301,16 @@ impl Shard {
         let Some((packets, mut run)) = self.fanout.past_run(replay.stream, replay.rendition, replay.sent) else {
             return true;
         };
-        let due = |p: &CanonicalPacket| replay.began + replay.squeeze.due(p);
+        let due = |p: &CanonicalPacket| replay.squeeze.map_or(now, |squeeze| replay.began + squeeze.due(p));
         let early = packets[run.packets.clone()].iter().skip(1).position(|p| due(p) > now);
         run.packets.end = early.map_or(run.packets.end, |at| run.packets.start + 1 + at).min(end);
         let next_due = packets.get(run.packets.end).map_or(now, due);
         let in_keyframe = run.packets.end <= keyframe_packets;
-        let bytes = (run.packets.len() * run.payload_bytes) as u64;
         replay.sent = run.packets.end;
+        let mut bytes = 0;
         match egress.replay(now, packets, &run, out) {
             Written::Sent { packets, payload_bytes } => {
+                bytes = u64::from(payload_bytes);
                 self.counters.count_forwarded(packets, payload_bytes);
             }
             Written::NoPayloadType => {
@@ -254,12 +320,15 @@ impl Shard {
             }
             _ => {}
         }
-        // At the present nothing is left to be spread: what comes next comes at its own pace.
-        let spread = match in_keyframe || replay.sent >= end {
-            true => Duration::ZERO,
-            false => Duration::from_nanos(bytes * 1_000_000_000 / pace(own, egress.bound(now))),
+        let pace = match replay.squeeze {
+            None => keyframe_pace(now, own, egress),
+            Some(_) if in_keyframe => u64::MAX,
+            Some(_) => replay_pace(now, own, egress),
         };
-        replay.due = (now + spread).max(next_due);
+        // At the present nothing of a replay is left to be spread: what comes next comes at its own pace.
+        if replay.sent < end || replay.squeeze.is_none() {
+            replay.due = (now + spread(bytes, pace)).max(next_due);
+        }
         self.starts.push(replay);
         true
     }
@@ -291,10 +360,10 @@ mod tests {
     #[test]
     fn a_replay_is_as_fast_as_the_viewers_path_and_comes_to_an_end() {
         let mbps = |mbps: u64| Some(Bitrate::from_bps(1_000_000 * mbps));
-        assert_eq!(pace(500_000, None), 4_000_000);
-        assert_eq!(pace(500_000, mbps(100)), 4_000_000);
-        assert_eq!(pace(500_000, mbps(8)), 1_000_000);
-        assert_eq!(pace(500_000, mbps(2)), 625_000, "the track has 4 Mbit/s");
-        assert_eq!(pace(0, mbps(0)), 1, "more than the track's, always");
+        assert_eq!(pace(500_000, 4_000_000, None), 4_000_000);
+        assert_eq!(pace(500_000, 4_000_000, mbps(100)), 4_000_000);
+        assert_eq!(pace(500_000, 4_000_000, mbps(8)), 1_000_000);
+        assert_eq!(pace(500_000, 4_000_000, mbps(2)), 625_000, "the track has 4 Mbit/s");
+        assert_eq!(pace(0, 0, mbps(0)), 1, "more than the track's, always");
     }
 }

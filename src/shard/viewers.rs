@@ -125,7 +125,7 @@ impl Shard {
         let Some(viewer) = self.viewers.get_mut(quantum.viewer) else { return true };
         let packets = quantum.run.packets.len() as u64;
         let first = &quantum.packets[quantum.run.packets.start].packet;
-        let (key, stream, rendition) = (quantum.viewer, first.stream, quantum.rendition);
+        let (key, rendition) = (quantum.viewer, quantum.rendition);
         let written = viewer.egress.write(now, quantum.kind, quantum.rendition, quantum.packets, quantum.run, out);
         if let Some(before) = viewer.egress.take_switched() {
             found.switched.push((quantum.viewer, before));
@@ -138,8 +138,9 @@ impl Shard {
                     _ => self.copied.push((first.arrival, u64::from(packets))),
                 }
                 viewer.egress.report_if_due(now, self.config.unix_at_start, out);
-                if viewer.egress.take_started() {
-                    self.write_overtakers(now, key, stream, rendition, out);
+                if quantum.kind == MediaKind::Video && first.starts_keyframe {
+                    let keyframe = quantum.packets[quantum.run.packets.start].clone();
+                    self.begin_keyframe(now, key, rendition, &keyframe, payload_bytes);
                 }
                 return true;
             }
@@ -156,27 +157,6 @@ impl Shard {
         };
         self.counters.drops.count_many(dropped, packets);
         true
-    }
-
-    /// A viewer has begun with a keyframe's first packet: what had overtaken that was not for it when it came.
-    fn write_overtakers(
-        &mut self,
-        now: Instant,
-        viewer: usize,
-        stream: StreamId,
-        rendition: Rendition,
-        out: &mut SendBatch,
-    ) {
-        let mut next = 1;
-        while let Some((packets, run)) = self.fanout.overtakers_run(stream, rendition, next) {
-            next = run.packets.end;
-            let egress = &mut self.viewers[viewer].egress;
-            if let Written::Sent { packets, payload_bytes } =
-                egress.write(now, MediaKind::Video, rendition, packets, &run, out)
-            {
-                self.counters.count_forwarded(packets, payload_bytes);
-            }
-        }
     }
 
     fn resend(&mut self, now: Instant, resend: Resend, out: &mut SendBatch) {

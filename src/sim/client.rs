@@ -18,7 +18,7 @@ use str0m::net::{Protocol, Receive};
 use str0m::rtp::{RtpPacket, RtpWrite};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
-use crate::units::{Epoch, Instant};
+use crate::units::{Bitrate, Epoch, Instant};
 use crate::wire::classify::{Kind, classify};
 use crate::wire::{vp8, vp9};
 
@@ -391,6 +391,16 @@ impl Client {
         let Some(video) = got.iter().rev().find(|g| g.kind == MediaKind::Video) else { return };
         if let Some(stream) = self.rtc.direct_api().stream_rx(&video.ssrc.into()) {
             stream.request_keyframe(KeyframeRequestKind::Pli);
+        }
+        self.step(now);
+    }
+
+    /// Says what its path carries (REMB).
+    pub fn request_remb(&mut self, now: Instant, bitrate: Bitrate) {
+        let Plane::Viewer(got) = &self.plane else { return };
+        let Some(video) = got.iter().rev().find(|g| g.kind == MediaKind::Video) else { return };
+        if let Some(stream) = self.rtc.direct_api().stream_rx(&video.ssrc.into()) {
+            stream.request_remb(bitrate.as_bps().into());
         }
         self.step(now);
     }

@@ -7,7 +7,7 @@ use crate::fairness::{deliver, room};
 use crate::packets::of_layer;
 use crate::room::{Room, STREAM};
 use manycast::forward::burst::Segmenting;
-use manycast::forward::fanout::Fanout;
+use manycast::forward::fanout::{Fanout, Joined};
 use manycast::forward::select::{Layer, Wish};
 use manycast::forward::table::Stream;
 use manycast::id::{Generation, Rid, SessionId, ShardId, StreamId};
@@ -91,6 +91,19 @@ fn a_stream_that_is_left_and_joined_within_a_turn_keeps_no_places() {
     fanout.leave(a.id, 1);
     fanout.join(&a, MediaKind::Audio, Rendition::default(), 2);
     fanout.poll(at(1));
+}
+
+/// Who joins beside a viewer that still waits, or is on its way down, may be the first that needs the past.
+#[test]
+fn a_track_that_has_nothing_yet_is_to_get_its_past_for_each_viewer() {
+    let mut fanout: Fanout<usize> = Fanout::new(ShardId(0), Segmenting::default());
+    let a = Arc::new(Stream::new(StreamId(1), "a"));
+    let below = Rendition { spatial_max: 1, ..Rendition::default() };
+    fanout.join(&a, MediaKind::Video, Rendition::default(), 1);
+    fanout.join_below(&a, Rendition::default(), below, 1);
+    assert_eq!(fanout.join(&a, MediaKind::Video, below, 2), Joined::First);
+    fanout.handle(at(1), &Arc::new(packet(at(1), a.id, 0, 1, true, 1000)), |_| {});
+    assert_eq!(fanout.join(&a, MediaKind::Video, below, 3), Joined::Watched);
 }
 
 fn show(room: &Room, active: [bool; 3]) {

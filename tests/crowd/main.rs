@@ -4,6 +4,7 @@ mod allocations;
 mod edges;
 mod fairness;
 mod layers;
+mod pacing;
 mod packets;
 mod probes;
 mod room;

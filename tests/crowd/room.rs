@@ -189,6 +189,12 @@ impl Room {
             self.shard.handle_timeout(self.now, &mut self.out);
             self.finish_round();
         }
+        self.exchange();
+    }
+
+    /// Takes what the shard has to say, and brings everything that is on its way where it belongs.
+    pub fn exchange(&mut self) {
+        self.finish_round();
         while let Some(datagram) = self.on_the_way.pop_front() {
             self.deliver(datagram);
         }
@@ -248,7 +254,7 @@ impl Room {
         self.out.clear();
     }
 
-    fn collect(&mut self, client: usize) {
+    pub fn collect(&mut self, client: usize) {
         while let Some((_, data)) = self.clients[client].poll_transmit() {
             self.on_the_way.push_back(Datagram { client, to_shard: true, data });
         }

@@ -1,0 +1,163 @@
+//! A keyframe as large as the half of a second around it, for viewers whose paths carry less than it is spread at.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::fairness::room;
+use crate::packets::packet;
+use crate::room::Room;
+use manycast::shard::ShardConfig;
+use manycast::shard::message::PeerMessage;
+use manycast::sim::client::Got;
+use manycast::units::{Bitrate, Instant};
+use manycast::wire::codec::Format;
+use manycast::wire::packet::MediaPacket;
+use str0m::media::MediaKind;
+
+const FRAME: Duration = Duration::from_millis(33);
+/// 2 Mbit/s.
+const FRAME_PACKETS: u64 = 8;
+const KEYFRAME_PACKETS: u64 = 120;
+const PACKET_BYTES: usize = 1000;
+/// One message.
+const QUANTUM: usize = 16;
+
+struct Stage {
+    room: Room,
+    seq: u64,
+    frame: u32,
+}
+
+impl Stage {
+    fn new(viewers: usize) -> Stage {
+        Stage { room: room(viewers, ShardConfig::default()), seq: 0, frame: 0 }
+    }
+
+    /// Hands the shard a packet of the frame that is under way.
+    fn give(&mut self, seq: u64, starts_keyframe: bool) {
+        let packet = packet(self.room.now, Format::VP8, seq, vec![0x10; PACKET_BYTES]);
+        let packet = MediaPacket { timestamp: self.frame * 3000, marker: false, starts_keyframe, ..packet };
+        self.room.shard.handle_peer(self.room.now, PeerMessage::Media(Arc::new(packet)), &mut self.room.out);
+    }
+
+    fn frame(&mut self, packets: u64, key: bool) {
+        self.frame += 1;
+        for at in 0..packets {
+            self.give(self.seq + at, key && at == 0);
+        }
+        self.seq += packets;
+        self.rest();
+    }
+
+    /// Until the next frame.
+    fn rest(&mut self) {
+        let next = self.room.now + FRAME;
+        self.room.exchange();
+        while self.room.now < next {
+            self.room.now = next.min(self.room.shard.next_timeout().max(self.room.now + Duration::from_micros(100)));
+            self.room.shard.handle_timeout(self.room.now, &mut self.room.out);
+            self.room.exchange();
+        }
+    }
+
+    fn frames(&mut self, frames: u64) {
+        (0..frames).for_each(|_| self.frame(FRAME_PACKETS, false));
+    }
+
+    /// More than a second of the stream, and what viewers say of their paths; then a keyframe, whose beginning is returned.
+    fn play_to_keyframe(&mut self, bounds: &[(usize, Bitrate)]) -> Instant {
+        self.frame(FRAME_PACKETS, true);
+        self.frames(30);
+        for (viewer, bound) in bounds {
+            self.room.clients[*viewer].request_remb(self.room.now, *bound);
+            self.room.collect(*viewer);
+        }
+        self.frames(10);
+        let began = self.room.now;
+        self.frame(KEYFRAME_PACKETS, true);
+        began
+    }
+
+    fn got_since(&self, viewer: usize, since: Instant) -> Vec<Got> {
+        let got = self.room.clients[viewer].got().iter();
+        got.filter(|g| g.kind == MediaKind::Video && g.at >= since).copied().collect()
+    }
+
+    /// Everything, each once, without a gap, and in order.
+    fn assert_whole(&self, viewer: usize) {
+        let got = self.got_since(viewer, Instant::ZERO);
+        assert_eq!(got.len() as u64, self.seq, "viewer {viewer}");
+        let in_order = got.windows(2).all(|pair| pair[1].seq == pair[0].seq + 1 && pair[1].at >= pair[0].at);
+        assert!(in_order, "viewer {viewer}: {:?}", got.iter().map(|g| g.seq).collect::<Vec<_>>());
+    }
+}
+
+/// When the keyframe was there, after its beginning.
+fn took(got: &[Got], began: Instant) -> u128 {
+    got[KEYFRAME_PACKETS as usize - 1].at.since(began).as_millis()
+}
+
+/// The most packets within 100 ms.
+fn peak(got: &[Got]) -> usize {
+    let within =
+        |from: Instant| got.iter().filter(|g| (from..from + Duration::from_millis(100)).contains(&g.at)).count();
+    got.iter().map(|first| within(first.at)).max().unwrap_or_default()
+}
+
+#[test]
+fn a_keyframe_is_no_faster_than_each_viewer_says_that_its_path_carries() {
+    let mut stage = Stage::new(3);
+    let began = stage.play_to_keyframe(&[(1, Bitrate::from_bps(3_000_000)), (2, Bitrate::from_bps(100_000))]);
+    stage.frames(90);
+    let [fast, slow, slower] = [0, 1, 2].map(|viewer| stage.got_since(viewer, began));
+    // 120 kB less a burst at 2.5 times 240 to 360 kB/s, whose own bytes count; less a message at 3 Mbit/s; at 1.25 times.
+    assert!((60..=180).contains(&took(&fast, began)), "{} ms", took(&fast, began));
+    assert!((270..=330).contains(&took(&slow, began)), "{} ms", took(&slow, began));
+    assert!((330..=430).contains(&took(&slower, began)), "{} ms", took(&slower, began));
+    // 3 Mbit/s is 37 packets in 100 ms.
+    assert!(peak(&slow) <= 38 + QUANTUM, "{}", peak(&slow));
+    assert!(peak(&fast) > 38 + 2 * QUANTUM, "{}", peak(&fast));
+    (0..3).for_each(|viewer| stage.assert_whole(viewer));
+    // All are at the present again.
+    let last = stage.room.now;
+    stage.frame(FRAME_PACKETS, false);
+    for viewer in 0..3 {
+        let got = stage.got_since(viewer, last);
+        assert_eq!((got.len() as u64, got[0].at), (FRAME_PACKETS, last), "viewer {viewer}");
+    }
+}
+
+#[test]
+fn a_viewer_that_is_behind_goes_on_with_the_next_keyframe() {
+    let mut stage = Stage::new(2);
+    let began = stage.play_to_keyframe(&[(1, Bitrate::from_bps(100_000))]);
+    stage.frames(1);
+    let before = stage.got_since(1, began).len() as u64;
+    assert!(before < KEYFRAME_PACKETS, "still behind: {before}");
+    stage.frame(KEYFRAME_PACKETS, true);
+    stage.frames(60);
+    stage.assert_whole(0);
+    let got = stage.got_since(1, Instant::ZERO);
+    assert!(got.windows(2).all(|pair| pair[1].seq == pair[0].seq + 1), "no gap that it would NACK");
+    let skipped = stage.seq - got.len() as u64;
+    assert!((1..KEYFRAME_PACKETS + FRAME_PACKETS).contains(&skipped), "{skipped}");
+}
+
+#[test]
+fn a_repair_from_before_the_keyframe_reaches_a_viewer_that_is_behind() {
+    let mut stage = Stage::new(1);
+    stage.frame(FRAME_PACKETS, true);
+    stage.frames(30);
+    stage.room.clients[0].request_remb(stage.room.now, Bitrate::from_bps(100_000));
+    stage.room.collect(0);
+    stage.frames(5);
+    let missing = stage.seq;
+    stage.seq += 1;
+    stage.frame(KEYFRAME_PACKETS, true);
+    stage.give(missing, false);
+    stage.frames(90);
+    let mut seqs: Vec<u64> = stage.got_since(0, Instant::ZERO).iter().map(|g| g.seq).collect();
+    seqs.sort_unstable();
+    assert_eq!(seqs.len() as u64, stage.seq);
+    assert!(seqs.windows(2).all(|pair| pair[1] == pair[0] + 1));
+}
