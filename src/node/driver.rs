@@ -109,8 +109,7 @@ impl Driver {
     pub fn run(mut self) -> std::io::Result<()> {
         let (mut worked, mut now) = (true, self.clock.now());
         loop {
-            // A full batch says that more is there than checks and reports.
-            if worked && self.received.has_room() && self.shard.is_quiet(now) {
+            if worked && self.may_rest(now) {
                 std::thread::sleep(limits::QUIET_REST);
             }
             let timeout = self.sleep_for(worked);
@@ -123,6 +122,11 @@ impl Driver {
                 return Ok(());
             }
         }
+    }
+
+    /// Nothing is going on but checks and reports, of which a full batch would be too many.
+    fn may_rest(&self, now: Instant) -> bool {
+        self.received.has_room() && self.shard.is_quiet(now)
     }
 
     /// How long to wait for datagrams: never after work, never while another shard has left something.
@@ -463,5 +467,18 @@ mod tests {
         assert_eq!((shard.counters_mut().datagrams_consumed, shard.is_quiet(later)), (2, true));
         shard.handle_peer(later, PeerMessage::KeyframeRequest { stream: StreamId(1), layer: 0 }, out);
         assert!(!shard.is_quiet(later));
+    }
+
+    #[test]
+    fn a_quiet_shard_rests_unless_its_batch_is_full() {
+        let clock = Clock::new();
+        let ([mut driver, _], ..) = pair(clock);
+        let now = Instant::ZERO + limits::QUIET_AFTER;
+        assert!(driver.shard.is_quiet(now) && driver.may_rest(now));
+        let remote = ([127, 0, 0, 1], 7).into();
+        (1..limits::RECV_BATCH_DATAGRAMS).for_each(|_| driver.received.push(SocketId(0), remote, &[0], None));
+        assert!(driver.may_rest(now));
+        driver.received.push(SocketId(0), remote, &[0], None);
+        assert!(driver.shard.is_quiet(now) && !driver.may_rest(now));
     }
 }
