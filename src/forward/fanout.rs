@@ -203,26 +203,27 @@ impl<K> Track<K> {
 
     /// Gives the packet its place in the queue, and after a keyframe's first one those that have overtaken it.
     fn take(&mut self, now: Instant, packet: &Arc<MediaPacket>) -> Result<(), NotTaken> {
-        match self.place(packet) {
-            Ok(canonical) => self.gather(now, canonical)?,
+        let taken = match self.place(packet) {
+            Ok(canonical) => self.gather(now, canonical),
             Err(refused) => {
                 if refused == Refused::AwaitingKeyframe {
                     self.early.remember(packet.clone());
                 }
                 return Err(NotTaken::Refused(refused));
             }
-        }
+        };
         if packet.starts_keyframe {
             let early = self.early.take();
             for follower in
                 early.filter(|e| (e.generation, e.ssrc) == (packet.generation, packet.ssrc) && e.seq > packet.seq)
             {
                 if let Ok(canonical) = self.place(&follower) {
-                    self.gather(now, canonical)?;
+                    // What finds no room is repaired by NACKs; it was counted when it came.
+                    _ = self.gather(now, canonical);
                 }
             }
         }
-        Ok(())
+        taken
     }
 
     /// `begun`: viewers may be past its keyframe.
