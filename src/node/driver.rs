@@ -10,7 +10,7 @@ use tracing::warn;
 use super::ice_tcp::Accepted;
 use crate::datagram::{Class, Received, RecvBatch, SendBatch};
 use crate::id::ShardId;
-use crate::io::{Backend, BackendStats, Doorbell};
+use crate::io::{Backend, BackendStats, Clock, Doorbell};
 use crate::limits;
 use crate::shard::Shard;
 use crate::shard::message::{Command, Event, PeerMessage};
@@ -48,33 +48,6 @@ pub(super) struct Driver {
     out: SendBatch,
     /// Peers whose doorbell must ring at the end of this turn.
     to_ring: Vec<ShardId>,
-}
-
-/// The one place that reads the clock for shards.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(std::time::Instant);
-
-impl Clock {
-    #[expect(clippy::new_without_default, reason = "a default that reads the clock would be a surprise")]
-    #[expect(clippy::disallowed_methods, reason = "the clock's start")]
-    pub fn new() -> Clock {
-        Clock(std::time::Instant::now())
-    }
-
-    pub fn now(&self) -> Instant {
-        Instant::ZERO + self.0.elapsed()
-    }
-
-    /// The wall clock when this one started.
-    #[expect(clippy::disallowed_methods, reason = "sender reports carry wall clock time")]
-    pub fn unix_at_start(&self) -> Duration {
-        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        unix.saturating_sub(self.0.elapsed())
-    }
-
-    pub fn start(&self) -> std::time::Instant {
-        self.0
-    }
 }
 
 impl Driver {
@@ -320,7 +293,6 @@ mod tests {
     use crate::shard::ShardConfig;
     use crate::shard::placement::Slot;
     use crate::srtp::dtls::{self, Certificate};
-    use crate::units::Epoch;
     use crate::wire::sdp::Offer;
     use crate::wire::stun::write_binding_request;
 
@@ -368,7 +340,7 @@ mod tests {
 
     fn viewer(clock: Clock) -> Announced {
         let peer = PeerConfig {
-            epoch: Epoch::new(clock.start()),
+            epoch: clock.epoch(),
             candidates: Arc::from([([127, 0, 0, 1], 9).into()]),
             tcp_candidates: Arc::from([([127, 0, 0, 1], 9).into()]),
             crypto: dtls::crypto_provider(),
