@@ -70,9 +70,6 @@ struct LocalStream<K> {
     past_asked: [Option<Instant>; limits::LAYERS_MAX],
 }
 
-/// How far a packet may stand from its number's place in the GOP: as many as were lost or came late.
-const PLACE_SLACK: usize = 64;
-
 #[derive(Debug)]
 struct Track<K> {
     kind: MediaKind,
@@ -206,26 +203,27 @@ impl<K> Track<K> {
 
     /// Gives the packet its place in the queue, and after a keyframe's first one those that have overtaken it.
     fn take(&mut self, now: Instant, packet: &Arc<MediaPacket>) -> Result<(), NotTaken> {
-        match self.place(packet) {
-            Ok(canonical) => self.gather(now, canonical)?,
+        let taken = match self.place(packet) {
+            Ok(canonical) => self.gather(now, canonical),
             Err(refused) => {
                 if refused == Refused::AwaitingKeyframe {
                     self.early.remember(packet.clone());
                 }
                 return Err(NotTaken::Refused(refused));
             }
-        }
+        };
         if packet.starts_keyframe {
             let early = self.early.take();
             for follower in
                 early.filter(|e| (e.generation, e.ssrc) == (packet.generation, packet.ssrc) && e.seq > packet.seq)
             {
                 if let Ok(canonical) = self.place(&follower) {
-                    self.gather(now, canonical)?;
+                    // What finds no room is repaired by NACKs; it was counted when it came.
+                    _ = self.gather(now, canonical);
                 }
             }
         }
-        Ok(())
+        taken
     }
 
     /// `begun`: viewers may be past its keyframe.
@@ -569,13 +567,7 @@ impl<K: Copy + PartialEq> Fanout<K> {
         seq: u64,
     ) -> Option<&CanonicalPacket> {
         let track = self.streams.get(&stream)?.track(kind, rendition)?;
-        track.store.get(seq).or_else(|| {
-            let packets = track.gop.packets();
-            // Numbers have few gaps, so its place is known nearly; whoever asks for what never was must not cost a search.
-            let place = usize::try_from(seq.checked_sub(packets.first()?.seq)?).ok()?;
-            let (from, to) = (place.saturating_sub(PLACE_SLACK), place.saturating_add(PLACE_SLACK).min(packets.len()));
-            packets.get(from..to)?.iter().find(|p| p.seq == seq)
-        })
+        track.store.get(seq).or_else(|| track.gop.get(seq))
     }
 
     /// Streams with a choice of layers, or viewers of something else than all that most streams have.

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use super::early::Early;
 use crate::units::Instant;
-use crate::wire::packet::MediaPacket;
+use crate::wire::packet::{CanonicalPacket, MediaPacket};
 
 /// Bounds of one group of pictures. OBS and ffmpeg send a keyframe every 8 to 10 s; a longer or larger one is not worth its
 /// memory, nor the time that it takes to send: then only the keyframe is kept, until the next one.
 const DURATION_MAX: Duration = Duration::from_secs(12);
 const BYTES_MAX: usize = 8 * 1024 * 1024;
 const PACKETS_MAX: usize = 6000;
+
+/// Packets that stand between the place of a number and where it came, at most. What comes later is not found.
+const LATE_MAX: usize = 64;
 
 /// Packets in the order of their arrival, a keyframe's first one in front.
 #[derive(Debug)]
@@ -145,11 +148,29 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
     }
 }
 
+impl Gop<CanonicalPacket> {
+    /// By canonical number.
+    pub fn get(&self, seq: u64) -> Option<&CanonicalPacket> {
+        self.near(seq).iter().find(|p| p.seq == seq)
+    }
+
+    /// Numbers rise but for what came late, so few packets are looked at, also for a number that never was.
+    fn near(&self, seq: u64) -> &[CanonicalPacket] {
+        let place = self.packets.partition_point(|p| p.seq < seq);
+        &self.packets[place.saturating_sub(LATE_MAX)..self.packets.len().min(place + LATE_MAX)]
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::sync::Arc;
 
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::wire::descriptor::Rewrite;
     use crate::wire::packet::testing::video;
 
     fn gop_of(packets: impl IntoIterator<Item = (u64, u64, usize, bool)>) -> Gop<Arc<MediaPacket>> {
@@ -212,6 +233,37 @@ mod tests {
             packets.extend([(7000, 90_000, 7, true), (7001, 90_033, 8, false)]);
             let next = gop_of(packets);
             assert_eq!((next.packets().len(), next.bytes(), next.is_whole()), (2, 15, true));
+        }
+    }
+
+    proptest! {
+        /// However much is lost, whatever comes half as late as it may, and whatever else is asked for.
+        #[test]
+        fn a_number_is_found_without_a_search(
+            fates in vec((0..4u64, 0..LATE_MAX as u64 / 2), 200..1000),
+            lost in (0..200usize, 0..3000u64),
+            never in any::<u64>(),
+        ) {
+            let (mut seq, mut gop) = (1000, Gop::default());
+            let mut arrivals = Vec::new();
+            for (at, (step, late)) in fates.into_iter().enumerate() {
+                seq += step.max(1) + if at == lost.0 { lost.1 } else { 0 };
+                arrivals.push((at as u64 + if at == 0 { 0 } else { late }, seq));
+            }
+            let first = arrivals[0].1;
+            arrivals.sort();
+            let sent: HashSet<u64> = arrivals.iter().map(|(_, seq)| *seq).collect();
+            for (_, seq) in &arrivals {
+                let packet = Arc::new(video(*seq, *seq as u32 * 3000, *seq == first, 10));
+                let (timestamp, marker, rewrite) = (packet.timestamp, false, Rewrite::default());
+                gop.insert(CanonicalPacket { packet, seq: *seq, timestamp, marker, rewrite });
+            }
+            for seq in first - 100..seq + 100 {
+                prop_assert_eq!(gop.get(seq).map(|p| p.seq), sent.get(&seq).copied());
+            }
+            for seq in [never, 0, first, first + 1, seq, u64::MAX] {
+                prop_assert!(gop.near(seq).len() <= 2 * LATE_MAX);
+            }
         }
     }
 }

@@ -12,6 +12,7 @@
 
 mod address;
 mod buffer_ring;
+mod clock;
 mod doorbell;
 mod egress;
 mod epoll;
@@ -34,6 +35,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
+pub use clock::Clock;
 pub use doorbell::Doorbell;
 pub use probe::{ProbeError, probe_uring};
 pub use tcp::Connection;

@@ -9,13 +9,13 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use str0m::media::MediaKind;
 
-use super::clock::Clock;
 use super::connection::{Joined, Outgoing};
 use super::histogram::Histogram;
 use super::path::{Path, Way};
 use super::process;
 use super::tally::Counts;
 use super::viewer::{Milestones, Totals, Viewer};
+use crate::io::Clock;
 use crate::io::many::Many;
 use crate::units::Instant;
 

@@ -10,7 +10,6 @@
 //!
 //! Each viewer has a UDP port of its own: sessions of one 4-tuple could not be told apart.
 
-mod clock;
 mod connection;
 mod crowd;
 mod flags;

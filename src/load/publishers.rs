@@ -12,11 +12,11 @@ use str0m::format::Codec;
 use str0m::media::{Mid, Pt};
 use str0m::rtp::RtpWrite;
 
-use super::clock::Clock;
 use super::connection::{Joined, Outgoing};
 use super::crowd::{CONNECT_TIMEOUT, Progress};
 use super::histogram::Histogram;
 use super::media::{self, AUDIO_PACKETS_PER_SECOND, Place, Source, Video};
+use crate::io::Clock;
 use crate::io::many::Many;
 use crate::units::Instant;
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::clock::Clock;
 use super::connection::{self, Joined};
 use super::crowd::{self, CONNECT_TIMEOUT, Crowd, CrowdReport, Habits, Progress};
 use super::flags::{Flags, Plan};
@@ -21,6 +20,7 @@ use super::report::Report;
 use super::signalling::{SessionUrl, Signaller};
 use super::summary::{self, Ended, Mark, Measured};
 use super::target::TargetError;
+use crate::io::Clock;
 use crate::io::many::{self, Many, Options};
 use crate::units::Instant;
 

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::ice_tcp::Accepted;
 use crate::datagram::{Class, Received, RecvBatch, SendBatch};
 use crate::id::ShardId;
-use crate::io::{Backend, BackendStats, Doorbell};
+use crate::io::{Backend, BackendStats, Clock, Doorbell};
 use crate::limits;
 use crate::shard::Shard;
 use crate::shard::message::{Command, Event, PeerMessage};
@@ -50,33 +50,6 @@ pub(super) struct Driver {
     to_ring: Vec<ShardId>,
 }
 
-/// The one place that reads the clock for shards.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(std::time::Instant);
-
-impl Clock {
-    #[expect(clippy::new_without_default, reason = "a default that reads the clock would be a surprise")]
-    #[expect(clippy::disallowed_methods, reason = "the clock's start")]
-    pub fn new() -> Clock {
-        Clock(std::time::Instant::now())
-    }
-
-    pub fn now(&self) -> Instant {
-        Instant::ZERO + self.0.elapsed()
-    }
-
-    /// The wall clock when this one started.
-    #[expect(clippy::disallowed_methods, reason = "sender reports carry wall clock time")]
-    pub fn unix_at_start(&self) -> Duration {
-        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        unix.saturating_sub(self.0.elapsed())
-    }
-
-    pub fn start(&self) -> std::time::Instant {
-        self.0
-    }
-}
-
 impl Driver {
     pub fn new(
         shard: Shard,
@@ -109,8 +82,7 @@ impl Driver {
     pub fn run(mut self) -> std::io::Result<()> {
         let (mut worked, mut now) = (true, self.clock.now());
         loop {
-            // A full batch says that more is there than checks and reports.
-            if worked && self.received.has_room() && self.shard.is_quiet(now) {
+            if worked && self.may_rest(now) {
                 std::thread::sleep(limits::QUIET_REST);
             }
             let timeout = self.sleep_for(worked);
@@ -123,6 +95,11 @@ impl Driver {
                 return Ok(());
             }
         }
+    }
+
+    /// Nothing is going on but checks and reports, of which a full batch would be too many.
+    fn may_rest(&self, now: Instant) -> bool {
+        self.received.has_room() && self.shard.is_quiet(now)
     }
 
     /// How long to wait for datagrams: never after work, never while another shard has left something.
@@ -316,7 +293,6 @@ mod tests {
     use crate::shard::ShardConfig;
     use crate::shard::placement::Slot;
     use crate::srtp::dtls::{self, Certificate};
-    use crate::units::Epoch;
     use crate::wire::sdp::Offer;
     use crate::wire::stun::write_binding_request;
 
@@ -364,7 +340,7 @@ mod tests {
 
     fn viewer(clock: Clock) -> Announced {
         let peer = PeerConfig {
-            epoch: Epoch::new(clock.start()),
+            epoch: clock.epoch(),
             candidates: Arc::from([([127, 0, 0, 1], 9).into()]),
             tcp_candidates: Arc::from([([127, 0, 0, 1], 9).into()]),
             crypto: dtls::crypto_provider(),
@@ -463,5 +439,18 @@ mod tests {
         assert_eq!((shard.counters_mut().datagrams_consumed, shard.is_quiet(later)), (2, true));
         shard.handle_peer(later, PeerMessage::KeyframeRequest { stream: StreamId(1), layer: 0 }, out);
         assert!(!shard.is_quiet(later));
+    }
+
+    #[test]
+    fn a_quiet_shard_rests_unless_its_batch_is_full() {
+        let clock = Clock::new();
+        let ([mut driver, _], ..) = pair(clock);
+        let now = Instant::ZERO + limits::QUIET_AFTER;
+        assert!(driver.shard.is_quiet(now) && driver.may_rest(now));
+        let remote = ([127, 0, 0, 1], 7).into();
+        (1..limits::RECV_BATCH_DATAGRAMS).for_each(|_| driver.received.push(SocketId(0), remote, &[0], None));
+        assert!(driver.may_rest(now));
+        driver.received.push(SocketId(0), remote, &[0], None);
+        assert!(driver.shard.is_quiet(now) && !driver.may_rest(now));
     }
 }

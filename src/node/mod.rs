@@ -33,19 +33,16 @@ use crate::datagram::SocketId;
 use crate::forward::burst::Segmenting;
 use crate::id::ShardId;
 use crate::io::sockets::{self, SocketError};
-use crate::io::{BackendKind, Doorbell, IoChoice, ProbeError, Selection};
+use crate::io::{BackendKind, Clock, Doorbell, IoChoice, ProbeError, Selection};
 use crate::limits;
 use crate::session::negotiate::PeerConfig;
 use crate::shard::message::{Command, PeerMessage};
 use crate::shard::{Shard, ShardConfig};
 use crate::srtp::dtls::{self, Certificate};
 use crate::sync::Inbox;
-use crate::units::Epoch;
 use addresses::{Address, Wanted};
 use driver::{Driver, Peer};
 use ice_tcp::{Accepted, Acceptor, Directory};
-
-pub use driver::Clock;
 
 /// Sockets, rings and bells of up to 64 shards, and what the process has open anyway.
 const OTHER_FILES: usize = 1024;
@@ -111,7 +108,7 @@ pub fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), StartError
     banner.extend(group.buffers.advice().map(|advice| format!("warning  {advice}")));
 
     let clock = Clock::new();
-    let epoch = Epoch::new(clock.start());
+    let epoch = clock.epoch();
     let peer_config = PeerConfig {
         epoch,
         candidates,

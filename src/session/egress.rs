@@ -705,7 +705,7 @@ impl Egress {
 
     /// What a NACK of a canonical packet would ask for.
     #[cfg(test)]
-    pub(super) fn lost(&self, kind: MediaKind, seq: u64) -> Option<Lost> {
+    pub(crate) fn lost(&self, kind: MediaKind, seq: u64) -> Option<Lost> {
         let splice = self.tracks[kind as usize].as_ref()?.splice?;
         Some(Lost { kind, rendition: splice.rendition, seq, out_seq: splice.seq(seq)? })
     }

@@ -29,6 +29,8 @@ const RESENDS_REMEMBERED: usize = NACKS_MAX;
 /// Half of what is sent may be sent again, gathered up to this many bytes: a viewer that claims to lose everything cannot
 /// make us send more. Half a second of 4 Mbit/s.
 const RESEND_BYTES_MAX: u64 = 256 * 1024;
+/// Of these, what second copies leave to first answers, and what a viewer begins with.
+const RESEND_BYTES_RESERVED: u64 = RESEND_BYTES_MAX / 2;
 
 /// How long a viewer's word on its path counts: browsers send REMB once a second, and reports.
 const WORD_VALID: Duration = Duration::from_secs(5);
@@ -154,7 +156,7 @@ impl Feedback {
             reported_packets: 0,
             past: Past::default(),
             resends: Vec::new(),
-            allowance: RESEND_BYTES_MAX / 4,
+            allowance: RESEND_BYTES_RESERVED,
             round_trip: Duration::ZERO,
             remb: None,
             full: None,
@@ -334,7 +336,8 @@ impl Feedback {
         self.next_rtx(kind)
     }
 
-    /// Number on the RTX stream of a second copy of what was just granted; `None` on a full link, which it would only fill.
+    /// Number on the RTX stream of a second copy of what was just granted; `None` on a full link, which it would only fill,
+    /// and when so much is lost that first answers need what is left.
     ///
     /// On a link that loses, NACKs and what answers them are lost too. Browsers that only watch do not know the round trip
     /// and ask again after 100 ms (libwebrtc's `nack_requester.cc`): a picture can wait for the second answer, not for the
@@ -343,8 +346,10 @@ impl Feedback {
         if self.is_full(now) {
             return None;
         }
-        self.allowance = self.allowance.checked_sub(bytes as u64)?;
-        Some(self.next_rtx(kind)?.1)
+        let left = self.allowance.checked_sub(bytes as u64).filter(|left| *left >= RESEND_BYTES_RESERVED)?;
+        let (_, seq) = self.next_rtx(kind)?;
+        self.allowance = left;
+        Some(seq)
     }
 
     /// SSRC and next number of a track's RTX stream, to be sealed once.

@@ -187,9 +187,13 @@ impl Shard {
             return self.counters.drops.count(DropReason::RtpDiscarded);
         }
         let egress = &mut self.viewers[viewer].egress;
-        let mut asked = Vec::new();
+        let (mut keyframe, mut lost) = (false, Vec::new());
         let entry = &mut self.sessions[key];
-        if !egress.handle_rtcp(now, data, |ask| asked.push(ask)) {
+        let authentic = egress.handle_rtcp(now, data, |ask| match ask {
+            Asked::Keyframe => keyframe = true,
+            Asked::Resend(packet) => lost.push(packet),
+        });
+        if !authentic {
             if entry.broken_rtcp.passes(now) {
                 info!(session = %entry.session.id, "broken RTCP discarded");
             }
@@ -204,13 +208,7 @@ impl Shard {
             }
         }
         let stream = entry.session.stream;
-        let mut keyframe = false;
-        for ask in asked {
-            match ask {
-                Asked::Keyframe => keyframe = true,
-                Asked::Resend(lost) => self.queue_resend(now, stream, viewer, lost),
-            }
-        }
+        self.queue_resends(now, stream, viewer, &lost);
         self.probe(now, viewer, out);
         if keyframe {
             let layer = self.viewers[viewer].egress.awaited().layer;
@@ -218,18 +216,30 @@ impl Shard {
         }
     }
 
-    /// What a viewer may have again is decided here, so that one that NACKs everything does not fill the queue of all.
-    fn queue_resend(&mut self, now: Instant, stream: StreamId, viewer: usize, lost: Lost) {
-        self.counters.nacks_received += 1;
-        let Some(packet) = self.fanout.stored(stream, lost.kind, lost.rendition, lost.seq) else { return };
-        if self.resends.len() >= limits::RESEND_QUEUE_PACKETS {
-            return self.counters.drops.count(DropReason::ResendQueueFull);
-        }
+    /// What a viewer may have again is decided here, so that one that NACKs everything does not fill the queue of all. Second
+    /// copies are for when each packet has its first.
+    fn queue_resends(&mut self, now: Instant, stream: StreamId, viewer: usize, lost: &[Lost]) {
         let egress = &mut self.viewers[viewer].egress;
-        let Some(granted) = egress.grant_resend(now, lost, packet) else { return };
-        let copy = egress.grant_copy(now, &granted, packet);
-        let resends = [Some(granted), copy].into_iter().flatten();
-        self.resends.extend(resends.map(|granted| Resend { viewer, packet: packet.clone(), granted }));
+        let firsts = self.resends.len();
+        for lost in lost {
+            self.counters.nacks_received += 1;
+            let Some(packet) = self.fanout.stored(stream, lost.kind, lost.rendition, lost.seq) else { continue };
+            if self.resends.len() >= limits::RESEND_QUEUE_PACKETS {
+                self.counters.drops.count(DropReason::ResendQueueFull);
+                continue;
+            }
+            let Some(granted) = egress.grant_resend(now, *lost, packet) else { continue };
+            self.resends.push_back(Resend { viewer, packet: packet.clone(), granted });
+        }
+        for first in firsts..self.resends.len() {
+            if self.resends.len() >= limits::RESEND_QUEUE_PACKETS {
+                return;
+            }
+            let Resend { packet, granted, .. } = &self.resends[first];
+            let Some(granted) = egress.grant_copy(now, granted, packet) else { return };
+            let packet = packet.clone();
+            self.resends.push_back(Resend { viewer, packet, granted });
+        }
     }
 }
 
@@ -252,7 +262,94 @@ pub(super) fn note<T: PartialEq>(list: &mut Vec<T>, item: T) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use str0m::media::Pt;
+
     use super::*;
+    use crate::datagram::SocketId;
+    use crate::forward::table::Stream;
+    use crate::id::ShardId;
+    use crate::session::egress::{ExtensionIds, TrackSetup};
+    use crate::session::negotiate::BoundFormat;
+    use crate::shard::ShardConfig;
+    use crate::srtp::keys::{MasterKey, MasterKeys, Profile};
+    use crate::wire::codec::Format;
+    use crate::wire::packet::testing::video;
+
+    /// A shard that has sent one viewer video packets of these sizes, numbered from 0.
+    fn watched(sizes: impl IntoIterator<Item = usize>) -> (Instant, Shard) {
+        let mut shard = Shard::new(ShardId(0), ShardConfig::default());
+        let (pt, rtx) = (Pt::new_with_value(96), Some(Pt::new_with_value(97)));
+        let track = TrackSetup {
+            kind: MediaKind::Video,
+            mid: "0".into(),
+            ssrc: 1,
+            rtx_ssrc: Some(2),
+            formats: vec![BoundFormat { payload_type: pt, format: Format::VP8, rtx, nack: true, pli: true, fir: true }],
+            extensions: ExtensionIds::default(),
+        };
+        let key = || MasterKey::new(Profile::Aes128Gcm, &[1; 16], &[2; 12]).unwrap();
+        let keys = MasterKeys { local: key(), remote: key() };
+        let path = Some((SocketId(0), ([192, 0, 2, 7], 5000).into()));
+        let egress = Egress::new(&keys, vec![track], "manycast".into(), path, &mut StdRng::seed_from_u64(1));
+        let viewer = shard.viewers.insert(Viewer { egress, session: 0, selection: Selection::default() });
+        let stream = Arc::new(Stream::new(StreamId(1), "live"));
+        shard.fanout.join(&stream, MediaKind::Video, Rendition::default(), viewer);
+        let (mut now, mut out) = (Instant::ZERO, SendBatch::new());
+        for (seq, bytes) in sizes.into_iter().enumerate() {
+            now += Duration::from_millis(1);
+            let packet = Arc::new(video(seq as u64, seq as u32 * 90, seq == 0, bytes));
+            shard.fanout.handle(now, &packet, |not| panic!("{not:?}"));
+            while shard.poll_transmit(now, &mut out) {}
+            out.clear();
+        }
+        // What was paced.
+        now += Duration::from_secs(1);
+        while shard.poll_transmit(now, &mut out) || !out.is_empty() {
+            out.clear();
+        }
+        (now, shard)
+    }
+
+    /// The viewer NACKs these packets in one datagram.
+    fn nack(now: Instant, shard: &mut Shard, seqs: impl IntoIterator<Item = u64>) {
+        let lost = |seq| shard.viewers[0].egress.lost(MediaKind::Video, seq).expect("was sent");
+        let lost: Vec<_> = seqs.into_iter().map(lost).collect();
+        shard.queue_resends(now, StreamId(1), 0, &lost);
+    }
+
+    fn queued(shard: &Shard) -> Vec<u64> {
+        shard.resends.iter().map(|r| r.packet.seq).collect()
+    }
+
+    #[test]
+    fn second_copies_wait_until_all_have_their_first() {
+        let (now, mut shard) = watched([1000; 600]);
+        nack(now, &mut shard, 300..320);
+        assert_eq!(queued(&shard), (300..320).chain(300..320).collect::<Vec<_>>());
+        // Twice so many would be more than may be sent again.
+        let (now, mut shard) = watched([1000; 600]);
+        nack(now, &mut shard, 300..550);
+        assert_eq!(queued(&shard), (300..550).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_queue_of_resends_holds_what_it_may_and_no_more() {
+        // Small packets, so that it is not the allowance that ends.
+        let (mut now, mut shard) = watched((0..1600).map(|seq| if seq < 600 { 1000 } else { 10 }));
+        nack(now, &mut shard, [700]);
+        shard.resends.truncate(1);
+        for full in [2001, 4001, limits::RESEND_QUEUE_PACKETS, limits::RESEND_QUEUE_PACKETS] {
+            now += Duration::from_secs(1);
+            nack(now, &mut shard, 600..1600);
+            assert_eq!(shard.resends.len(), full);
+        }
+        assert_eq!(shard.counters.drops.of(DropReason::ResendQueueFull), 905 + 1000);
+    }
 
     /// What each copy touches: the entry of the dense table, and the expanded key behind it, which aws-lc keeps on the heap
     /// (`EVP_AEAD_CTX`: 600 bytes in its header).

@@ -275,7 +275,7 @@ impl DtlsProvider for SharedConfigDtls {
         }
         let dtls = dimpl::Dtls::new_12(self.server()?, cert.clone(), now);
         let client = Some(Client { config: self.client()?, certificate: cert.clone(), now });
-        Ok(Box::new(ObservedDtls { dtls, client, watch: BUILDING.take() }))
+        Ok(Box::new(ObservedDtls { dtls, client, watch: BUILDING.take(), failed: false }))
     }
 }
 
@@ -320,6 +320,8 @@ struct ObservedDtls {
     /// Until the role is known.
     client: Option<Client>,
     watch: Option<Watch>,
+    /// An output did not fit. Were it the certificate, whoever went on would be connected to nobody knows whom.
+    failed: bool,
 }
 
 /// What the DTLS client is made from, should we be that. It is no server turned around: see [`rsa`].
@@ -337,7 +339,11 @@ impl fmt::Debug for ObservedDtls {
 
 impl DtlsInstance for ObservedDtls {
     fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> DtlsOutput<'a> {
+        if self.failed {
+            return DtlsOutput::BufferTooSmall { needed: usize::MAX };
+        }
         let output = rsa::poll_output(&mut self.dtls, buf);
+        self.failed = matches!(output, DtlsOutput::BufferTooSmall { .. });
         if let DtlsOutput::KeyingMaterial(material, profile) = &output
             && let Some(watch) = &mut self.watch
         {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manycast::datagram::{RecvBatch, SendBatch, SocketId};
+use manycast::io::Clock;
 use manycast::io::{self, Backend, BackendKind};
-use manycast::node::Clock;
 use manycast::sim::client::{Client, Source};
 use manycast::srtp::dtls;
 use manycast::units::{Epoch, Instant};
@@ -89,7 +89,7 @@ impl Swarm {
     }
 
     fn epoch(&self) -> Epoch {
-        Epoch::new(self.clock.start())
+        self.clock.epoch()
     }
 
     /// A publisher by WHIP.

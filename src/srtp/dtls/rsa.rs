@@ -59,7 +59,8 @@ thread_local! {
 
 /// `dimpl::Dtls::poll_output` with our CertificateRequest in place of dimpl's.
 ///
-/// What is too long for `buf` is lost: the session must end at `BufferTooSmall`.
+/// What is too long for `buf` is lost: the session must end at `BufferTooSmall`, which str0m makes an error. Of all outputs
+/// only a client's certificate can be: packets keep to the MTU, application data came in a datagram.
 pub(super) fn poll_output<'a>(dtls: &mut dimpl::Dtls, buf: &'a mut [u8]) -> Output<'a> {
     OUTPUT.with_borrow_mut(|output| match dtls.poll_output(output) {
         Output::Packet(packet) => copy(&rewritten(packet, with_our_request), buf, Output::Packet),

@@ -188,6 +188,51 @@ fn a_lost_flight_is_repaired_within_half_a_second() {
     assert!(repair < Duration::from_millis(500), "{repair:?}");
 }
 
+/// str0m has 2000 bytes for it. Without the certificate's fingerprint nobody is connected, whoever asks again.
+#[test]
+fn a_client_whose_certificate_is_too_long_to_be_shown_fails_for_good() {
+    let names: Vec<_> = (0..100).map(|n| format!("{n}.a-long-name.example")).collect();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let long = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+    assert!(long.der().len() > 2000);
+    let long = DtlsCert { certificate: long.der().to_vec(), private_key: key.serialize_der() };
+    let start = start();
+    let mut offerer = Peer::new(RtcConfig::new().set_dtls_cert(long), 1, start);
+    let mut answerer = Peer::new(RtcConfig::new().set_ice_lite(true), 2, start);
+    negotiate(&mut offerer, &mut answerer, Direction::SendOnly);
+    let (mut now, mut packets, mut said) = (start, Packets::new(), Vec::new());
+    offerer.drain(&mut packets);
+    while now < start + Duration::from_secs(3) {
+        let Some(packet) = packets.pop_front() else {
+            now = now.max(offerer.timeout.min(now + Duration::from_millis(100)));
+            offerer.handle(now, None, &mut packets);
+            answerer.rtc.handle_input(Input::Timeout(now)).unwrap();
+            continue;
+        };
+        if packet.destination == offerer.addr {
+            offerer.handle(now, Some(&packet), &mut packets);
+            continue;
+        }
+        let receive = Receive::new(Protocol::Udp, packet.source, answerer.addr, &packet.contents).unwrap();
+        let _ = answerer.rtc.handle_input(Input::Receive(now, receive));
+        let mut again = 10;
+        while again > 0 {
+            match answerer.rtc.poll_output() {
+                Ok(Output::Transmit(t)) => packets.push_back(t),
+                Ok(Output::Event(event)) => said.push(format!("{event:?}")),
+                Ok(Output::Timeout(_)) => break,
+                Err(error) => {
+                    said.push(error.to_string());
+                    again -= 1;
+                }
+            }
+        }
+    }
+    assert!(said.iter().any(|s| s.contains("BufferTooSmall")), "{said:?}");
+    assert!(!answerer.rtc.is_connected() && !said.contains(&"Connected".into()), "{said:?}");
+    assert!(answerer.observed.profile().is_none() && answerer.keys.take_keys().is_none());
+}
+
 #[test]
 fn all_sessions_of_a_role_share_one_configuration() {
     let dtls = SharedConfigDtls::new(None);

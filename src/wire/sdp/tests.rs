@@ -13,6 +13,7 @@ const CHROMIUM_VIEW: &str = include_str!("../../../tests/data/offers/chromium-vi
 const AIORTC: &str = include_str!("../../../tests/data/offers/aiortc-publish.sdp");
 const AIORTC_VIEW: &str = include_str!("../../../tests/data/offers/aiortc-view.sdp");
 const FFMPEG: &str = include_str!("../../../tests/data/offers/ffmpeg-publish-h264.sdp");
+const FIREFOX_VIEW: &str = include_str!("../../../tests/data/offers/firefox153-view.sdp");
 const GST: &str = include_str!("../../../tests/data/offers/gst-publish-vp8.sdp");
 const GST_VIEW: &str = include_str!("../../../tests/data/offers/gst-view-vp8.sdp");
 
@@ -363,29 +364,57 @@ fn a_restart_is_answered_with_the_transport_of_the_first_m_line() {
     );
 }
 
-/// A recorded offer with lines dropped, doubled, swapped and bytes changed.
-fn mutated() -> impl Strategy<Value = String> {
-    let edit = (0usize..400, 0usize..5, any::<char>(), 0usize..80);
-    (0..ALL.len(), proptest::collection::vec(edit, 0..6)).prop_map(|(which, edits)| {
-        let mut lines: Vec<String> = ALL[which].lines().map(str::to_owned).collect();
-        for (at, what, letter, column) in edits {
-            let at = at % lines.len();
-            match what {
-                0 if lines.len() > 1 => drop(lines.remove(at)),
-                1 => lines.insert(at, lines[at].clone()),
-                2 => {
-                    let last = lines.len() - 1;
-                    lines.swap(at, last);
-                }
-                3 => lines[at].push(letter),
-                _ => {
-                    lines[at] =
-                        lines[at].chars().enumerate().map(|(i, c)| if i == column { letter } else { c }).collect()
-                }
-            }
+/// What str0m answers to some of the recorded offers.
+const FINISHED: [(&str, &str); 5] = [
+    (CHROMIUM_SIMULCAST, include_str!("../../../tests/data/answers/chromium-publish-simulcast.sdp")),
+    (CHROMIUM_VIEW, include_str!("../../../tests/data/answers/chromium-view.sdp")),
+    (FFMPEG, include_str!("../../../tests/data/answers/ffmpeg-publish-h264.sdp")),
+    (FIREFOX_VIEW, include_str!("../../../tests/data/answers/firefox153-view.sdp")),
+    (GST_VIEW, include_str!("../../../tests/data/answers/gst-view-vp8.sdp")),
+];
+
+#[test]
+fn what_str0m_answers_to_real_clients_is_finished() {
+    for (offer, answer) in FINISHED {
+        let offer = Offer::parse(offer).expect("recorded");
+        let finished = finish_answer(answer, &offer).expect(answer);
+        SdpAnswer::from_sdp_string(&finished).expect(&finished);
+        for name in ["a=msid:", " cname:"] {
+            let said = finished.lines().filter_map(|l| l.split_once(name)?.1.split(' ').next());
+            assert!(said.collect::<std::collections::BTreeSet<_>>().len() <= 1, "{name} in\n{finished}");
         }
-        lines.join("\r\n")
-    })
+        assert_eq!(finished.matches("a=end-of-candidates\r\n").count(), 1, "{finished}");
+    }
+}
+
+/// Lines dropped, doubled, swapped and bytes changed.
+type Edits = Vec<(usize, usize, char, usize)>;
+
+fn edits() -> impl Strategy<Value = Edits> {
+    proptest::collection::vec((0usize..400, 0usize..5, any::<char>(), 0usize..80), 0..6)
+}
+
+fn edited(text: &str, edits: Edits) -> String {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for (at, what, letter, column) in edits {
+        let at = at % lines.len();
+        match what {
+            0 if lines.len() > 1 => drop(lines.remove(at)),
+            1 => lines.insert(at, lines[at].clone()),
+            2 => {
+                let last = lines.len() - 1;
+                lines.swap(at, last);
+            }
+            3 => lines[at].push(letter),
+            _ => lines[at] = lines[at].chars().enumerate().map(|(i, c)| if i == column { letter } else { c }).collect(),
+        }
+    }
+    lines.join("\r\n")
+}
+
+/// A recorded offer, edited.
+fn mutated() -> impl Strategy<Value = String> {
+    (0..ALL.len(), edits()).prop_map(|(which, edits)| edited(ALL[which], edits))
 }
 
 proptest! {
@@ -412,8 +441,17 @@ proptest! {
             prop_assert_eq!((&transport.fingerprint, transport.setup), (&offer.fingerprint, offer.setup));
             prop_assert_eq!(&transport.candidates, &offer.candidates);
         }
-        let _ = finish_answer(&text, &Offer::parse(CHROMIUM).expect("recorded"));
         let _ = SdpFrag::parse(&text);
+    }
+
+    #[test]
+    fn what_was_finished_needs_no_finishing(which in 0..FINISHED.len(), edits in edits()) {
+        let (offer, answer) = FINISHED[which];
+        let (offer, answer) = (Offer::parse(offer).expect("recorded"), edited(answer, edits));
+        if let Ok(finished) = finish_answer(&answer, &offer) {
+            prop_assert_eq!(finish_answer(&finished, &offer), Ok(finished.clone()), "of\n{}", answer);
+            let _ = SdpAnswer::from_sdp_string(&finished);
+        }
     }
 
     #[test]
