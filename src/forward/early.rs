@@ -45,8 +45,9 @@ mod tests {
 
     use crate::forward::burst::Segmenting;
     use crate::forward::canonical::Refused;
-    use crate::forward::fanout::{Fanout, NotTaken};
+    use crate::forward::fanout::Fanout;
     use crate::forward::table::Stream;
+    use crate::forward::track::NotTaken;
     use crate::id::{Generation, ShardId, StreamId};
     use crate::limits;
     use crate::units::Instant;

@@ -11,3 +11,4 @@ pub mod pacer;
 pub mod select;
 pub mod store;
 pub mod table;
+pub mod track;
