@@ -145,11 +145,20 @@ impl Shard {
         let (shown, target) = (egress.shown(), egress.target());
         let mut wanted = rung.rendition(layers, &selection.wish, reads);
         if wanted == target {
-            match (selection.switching, shown) {
+            // Its first picture of all replaces none.
+            let switching = selection.switching.filter(|_| shown != Some(target));
+            match (switching, shown) {
                 (Some(since), Some(shown)) if now.since(since) >= GIVE_UP && !stream.is_deaf() => {
                     selection.barred.retain(|(index, _)| *index != rung.index());
                     selection.barred.push((rung.index(), now + BARRED));
                     wanted = shown;
+                }
+                // The keyframe that answered may have been another viewer's, and may have come before this one was there.
+                (Some(_), _) if !egress.is_descending() => {
+                    if self.fanout.ask_for_keyframe(now, stream.id, wanted.layer) {
+                        self.request_keyframe(now, stream.id, wanted.layer, out);
+                    }
+                    return;
                 }
                 _ => return,
             }

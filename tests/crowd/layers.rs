@@ -178,6 +178,40 @@ fn a_layer_that_sends_no_keyframe_is_left_alone_for_a_while() {
     assert_eq!(layers_seen(room.clients[0].got()), [1, 2], "and tried again");
 }
 
+#[test]
+fn a_layer_whose_keyframe_came_just_before_is_asked_for_again() {
+    let mut room = layered([true; 3]);
+    watch(&mut room);
+    wish(&mut room, Wish { max_height: Some(360), ..Wish::default() });
+    // Another one sees the highest layer all the time.
+    room.watch();
+    room.run_until(|room| room.clients[1].connected_at.is_some());
+    let mut seq = 1;
+    play(&mut room, &[0, 1, 2], &mut seq, &[0, 1, 2]);
+    asked(&mut room);
+    wish(&mut room, Wish::default());
+    let mut requests = Vec::new();
+    for _ in 0..40 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+        requests.extend(asked(&mut room));
+        if !requests.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(requests, [2]);
+    // The publisher's shard has passed over that, for the other one's keyframe was a moment ago.
+    for _ in 0..11 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    }
+    assert_eq!(asked(&mut room), [2], "a second later");
+    play(&mut room, &[0, 1, 2], &mut seq, &[2]);
+    for _ in 0..20 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    }
+    assert_eq!(layers_seen(room.clients[0].got()), [1, 2]);
+    assert_eq!(asked(&mut room), [0; 0]);
+}
+
 /// VP8 with three temporal layers: 0 2 1 2, in frames of one packet.
 fn give_temporal(room: &mut Room, seq: u64) {
     let temporal = [0u8, 2, 1, 2][(seq as usize - 1) % 4];
