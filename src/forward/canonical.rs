@@ -4,6 +4,7 @@
 //! Each shard keeps its own (not the publisher's shard): a stream's publishers may live on different shards, and
 //! their numbering then needs no hand-over. A viewer never changes its shard, so it sees only one of them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,21 +25,22 @@ pub struct Canonical {
 }
 
 /// The publisher's track that is bound now, and what to add to its numbers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Source {
     generation: Generation,
     ssrc: u32,
-    /// How its sequence numbers map, newest first; what is older than the last one belongs to the time before. A repair
-    /// may be older than the newest: it keeps its place.
-    ranges: [SeqRange; RANGES],
+    /// How its sequence numbers map: one at least, newest first; what is older than the last one belongs to the time before. A
+    /// repair may be older than the newest: it keeps its place.
+    ranges: VecDeque<SeqRange>,
     timestamp_offset: u32,
     /// The picture that was left out last.
     left_out: Option<PictureId>,
 }
 
 /// Ranges between packets that are left out (in a row they make one range): padding, with which a publisher probes a few times
-/// in the half second that a repair is late; in renditions of fewer layers, part of each picture. A packet that is older is refused.
-const RANGES: usize = 16;
+/// a second; in renditions of fewer layers, part of each picture. A packet that is older is refused. 1 s of 60 pictures a second,
+/// of which a loss cuts each in two, is more than a repair takes. 3 kB of a track that leaves something out.
+const RANGES: usize = 128;
 
 /// From `first` up to the next range's.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +76,7 @@ impl Canonical {
     /// # Errors
     /// [`Refused`]: the packet goes to nobody.
     pub fn place(&mut self, packet: &Arc<MediaPacket>) -> Result<CanonicalPacket, Refused> {
-        let source = match self.source {
+        let source = match &self.source {
             Some(source) if source.is(packet) => source,
             Some(source) if packet.generation < source.generation => return Err(Refused::Stale),
             _ if packet.kind == MediaKind::Video && !packet.starts_keyframe => return Err(Refused::AwaitingKeyframe),
@@ -82,17 +84,12 @@ impl Canonical {
             _ => self.bind(packet),
         };
         let (seq, rewrite) = source.place(packet.seq).ok_or(Refused::Stale)?;
+        let timestamp = packet.timestamp.wrapping_add(source.timestamp_offset);
         if packet.payload.is_empty() {
             self.leave_out(packet);
             return Err(Refused::Padding);
         }
-        let canonical = CanonicalPacket {
-            packet: packet.clone(),
-            seq,
-            timestamp: packet.timestamp.wrapping_add(source.timestamp_offset),
-            marker: packet.marker,
-            rewrite,
-        };
+        let canonical = CanonicalPacket { packet: packet.clone(), seq, timestamp, marker: packet.marker, rewrite };
         if self.newest.is_none_or(|n| seq >= n.seq) {
             let numbers = packet.descriptor.numbers.plus(rewrite);
             self.newest = Some(Newest {
@@ -117,7 +114,7 @@ impl Canonical {
 
     /// The publisher's track that is bound now, by its generation and SSRC.
     pub fn source(&self) -> Option<(Generation, u32)> {
-        self.source.map(|s| (s.generation, s.ssrc))
+        self.source.as_ref().map(|s| (s.generation, s.ssrc))
     }
 
     /// From this packet on: though a decoder cannot start on it, there are viewers who can go on with it.
@@ -127,34 +124,34 @@ impl Canonical {
 
     /// Whether a packet of the publisher that is bound now has had its place, or is too old for one.
     pub fn has_placed(&self, packet: &MediaPacket) -> bool {
-        let of_source = self.source.is_some_and(|s| s.is(packet));
+        let of_source = self.source.as_ref().is_some_and(|s| s.is(packet));
         of_source && self.number(packet).is_none_or(|seq| self.newest.is_some_and(|n| seq <= n.seq))
     }
 
     /// The canonical number of a packet of the publisher that is bound now, if it has a place.
     pub fn number(&self, packet: &MediaPacket) -> Option<u64> {
-        let source = self.source.filter(|s| s.is(packet))?;
+        let source = self.source.as_ref().filter(|s| s.is(packet))?;
         source.place(packet.seq).map(|(seq, _)| seq)
     }
 
     /// Offsets are computed once per publisher and then constant: computing them per packet would add jitter.
-    fn bind(&mut self, packet: &MediaPacket) -> Source {
-        let mut source = Source {
-            generation: packet.generation,
-            ssrc: packet.ssrc,
-            ranges: [SeqRange { first: packet.seq, offset: 0, rewrite: Rewrite::default() }; RANGES],
-            timestamp_offset: 0,
-            left_out: None,
-        };
+    fn bind(&mut self, packet: &MediaPacket) -> &Source {
+        let mut range = SeqRange { first: packet.seq, offset: 0, rewrite: Rewrite::default() };
+        let mut timestamp_offset = 0;
         if let Some(newest) = self.newest {
-            let offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
-            let rewrite = Rewrite::following(&newest.numbers, &packet.descriptor.numbers);
-            source.ranges = [SeqRange { first: packet.seq, offset, rewrite }; RANGES];
+            range.offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
+            range.rewrite = Rewrite::following(&newest.numbers, &packet.descriptor.numbers);
             let elapsed = packet.captured.since(newest.captured);
             let timestamp = newest.timestamp.wrapping_add(ticks(packet.kind, elapsed));
-            source.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
+            timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
         }
-        *self.source.insert(source)
+        self.source.insert(Source {
+            generation: packet.generation,
+            ssrc: packet.ssrc,
+            ranges: VecDeque::from([range]),
+            timestamp_offset,
+            left_out: None,
+        })
     }
 }
 
@@ -165,10 +162,11 @@ impl Source {
 
     /// The canonical number; `None` when it is not known any more, or was padding's and is closed up.
     fn place(&self, seq: u64) -> Option<(u64, Rewrite)> {
-        let at = self.ranges.iter().position(|r| seq >= r.first)?;
-        let canonical = self.ranges[at].canonical(seq);
+        let at = self.ranges.partition_point(|r| r.first > seq);
+        let range = self.ranges.get(at)?;
+        let canonical = range.canonical(seq);
         let newer = at.checked_sub(1).map(|newer| self.ranges[newer]);
-        newer.is_none_or(|r| canonical < r.canonical(r.first)).then_some((canonical, self.ranges[at].rewrite))
+        newer.is_none_or(|r| canonical < r.canonical(r.first)).then_some((canonical, range.rewrite))
     }
 
     /// The packet after `left_out`, which is the newest, takes its number, and in VP8 the picture after its picture takes
@@ -184,10 +182,11 @@ impl Source {
             self.left_out = picture;
         }
         // Several in a row: nothing was given out in between.
-        if left_out.seq != first {
-            self.ranges.rotate_right(1);
+        if left_out.seq == first {
+            self.ranges.pop_front();
         }
-        self.ranges[0] = SeqRange { first: left_out.seq + 1, offset: offset - 1, rewrite };
+        self.ranges.truncate(RANGES - 1);
+        self.ranges.push_front(SeqRange { first: left_out.seq + 1, offset: offset - 1, rewrite });
     }
 }
 
@@ -407,6 +406,25 @@ mod tests {
     }
 
     #[test]
+    fn a_repair_has_its_place_a_second_late_in_part_of_60_pictures_a_second() {
+        let mut canonical = Canonical::default();
+        let packet = |seq| packet(1, seq, 0, 0, 1, 1, seq == 0);
+        // Of each picture's three packets the last one is above the rendition; the second one of the first is lost.
+        for seq in (0..3 * 61).filter(|seq| *seq != 1) {
+            match seq % 3 {
+                2 => canonical.leave_out(&packet(seq)),
+                _ => assert_eq!(canonical.place(&packet(seq)).map(|p| p.seq), Ok(seq - seq / 3)),
+            }
+        }
+        assert_eq!(canonical.place(&packet(1)).map(|p| p.seq), Ok(1));
+        (183..30_000).step_by(3).for_each(|seq| {
+            canonical.place(&packet(seq)).expect("in order");
+            canonical.leave_out(&packet(seq + 2));
+        });
+        assert_eq!(canonical.source.expect("bound").ranges.len(), RANGES);
+    }
+
+    #[test]
     fn timestamps_advance_by_a_frame_at_least() {
         assert_eq!(ticks(MediaKind::Video, Duration::ZERO), 3000);
         assert_eq!(ticks(MediaKind::Audio, Duration::from_millis(100)), 4800);
@@ -443,21 +461,21 @@ mod tests {
                     packet.payload = Arc::from([]);
                 }
                 let padding = packet.payload.is_empty();
-                let before = canonical.source;
+                let before = canonical.source().zip(canonical.source.as_ref().and_then(|s| s.ranges.back()).map(|r| r.first));
                 let placed = canonical.place(&Arc::new(packet));
                 if let Ok(placed) = &placed {
                     proptest::prop_assert!(given.insert(placed.seq), "{} again", placed.seq);
                 }
                 // Of the source that is bound, numbers are in the order of its own; who bound it anew starts over.
-                let source = canonical.source.map(|s| (s.generation, s.ssrc));
-                if source != before.map(|s| (s.generation, s.ssrc)) {
+                let source = canonical.source();
+                if source != before.map(|(source, _)| source) {
                     current.clear();
                     first = seq;
                 }
                 if source != Some((Generation(*generation), *ssrc)) || padding {
                     continue;
                 }
-                let remembered = before.filter(|_| !current.is_empty()).map_or(first, |s| s.ranges[RANGES - 1].first);
+                let remembered = before.filter(|_| !current.is_empty()).map_or(first, |(_, oldest)| oldest);
                 proptest::prop_assert!(placed.is_ok() || seq < remembered, "{} refused", seq);
                 if let Ok(placed) = placed {
                     let below = current.range(..seq).next_back().is_none_or(|(_, below)| *below < placed.seq);

@@ -1,4 +1,5 @@
-//! A viewer's way from one rendition of a layer to another: up at a keyframe, down to fewer spatial layers at any picture.
+//! A viewer's way from one rendition of a layer to another: up at a keyframe, down to fewer spatial or temporal layers at any
+//! picture.
 //!
 //! The two renditions have queues of their own, of which either may be ahead, and the viewer is to get each picture whole and
 //! once. So the old one is stopped before the beginning of a picture, and the new one goes on with just that:
@@ -13,7 +14,7 @@ use std::ops::Range;
 
 use crate::id::Generation;
 use crate::wire::descriptor::Rewrite;
-use crate::wire::packet::{CanonicalPacket, MediaPacket};
+use crate::wire::packet::{CanonicalPacket, MediaPacket, Rendition};
 
 /// Where a viewer's track stands in its publisher's packets.
 #[derive(Debug, Default)]
@@ -35,6 +36,8 @@ struct Last {
     /// From the publisher's timestamps and numbers to the viewer's.
     timestamp_offset: u32,
     rewrite: Rewrite,
+    /// From the publisher's numbers to those of its rendition.
+    canonical: Rewrite,
 }
 
 /// What the new rendition has for the viewer.
@@ -59,6 +62,7 @@ impl Crossing {
             ends_picture: canonical.marker,
             timestamp_offset: timestamp.wrapping_sub(packet.timestamp),
             rewrite,
+            canonical: canonical.rewrite,
         });
     }
 
@@ -77,27 +81,50 @@ impl Crossing {
         self.stopped_before.is_some()
     }
 
-    /// How much of `run` of the old rendition is still to be sent on the way down. It stops before a picture only when the new
-    /// rendition is seen to come, and has not come so far.
-    pub fn stop_at_picture(&mut self, packets: &[CanonicalPacket], run: Range<usize>) -> Range<usize> {
-        let (Some(passed), Some(last)) = (self.passed, self.last) else { return run };
-        let mut ends_picture = last.ends_picture;
+    /// How much of `run` of the old rendition is still to be sent on the way down to `lower`. It stops before a picture of both
+    /// only when the new rendition is seen to come, and has not come so far.
+    pub fn stop_at_picture(
+        &mut self,
+        packets: &[CanonicalPacket],
+        run: Range<usize>,
+        lower: &Rendition,
+    ) -> Range<usize> {
+        let (Some(passed), Some(mut last)) = (self.passed, self.last) else { return run };
         for index in run.clone() {
             let packet = &packets[index].packet;
-            if ends_picture && last.starts_picture_with(packet) && packet.seq > passed.max(last.seq) {
-                self.stopped_before = Some(packet.seq);
+            let is_of_both = last.starts_picture_with(packet) && lower.takes(packet) == Some(true);
+            if last.ends_picture && is_of_both && packet.seq > passed.max(last.seq) {
+                self.stop_before(&packets[index]);
                 return run.start..index;
             }
-            ends_picture = packets[index].marker;
+            last.pass(&packets[index]);
         }
         run
     }
 
-    /// How much of `run` of the old rendition is still to be sent on the way up.
+    /// How much of `run` of the old rendition is still to be sent on the way up. A keyframe that comes late would turn time back.
     pub fn stop_at_keyframe(&mut self, packets: &[CanonicalPacket], run: Range<usize>) -> Range<usize> {
-        let Some(at) = run.clone().find(|index| packets[*index].packet.starts_keyframe) else { return run };
-        self.stopped_before = Some(packets[at].packet.seq);
-        run.start..at
+        let mut last = self.last;
+        for index in run.clone() {
+            let packet = &packets[index].packet;
+            if packet.starts_keyframe && last.is_none_or(|last| last.is_before(packet)) {
+                self.stop_before(&packets[index]);
+                return run.start..index;
+            }
+            if let Some(last) = &mut last {
+                last.pass(&packets[index]);
+            }
+        }
+        run
+    }
+
+    fn stop_before(&mut self, next: &CanonicalPacket) {
+        self.stopped_before = Some(next.packet.seq);
+        // What the old rendition has closed up since the last packet stays closed up.
+        if let Some(last) = &mut self.last {
+            last.rewrite = last.rewrite.plus(next.rewrite).minus(last.canonical);
+            last.canonical = next.rewrite;
+        }
     }
 
     /// Whether the new rendition, from here on, is the same track where the old one has not been yet.
@@ -117,10 +144,8 @@ impl Crossing {
                 Some(before) if packet.seq == before => return Found::At(index),
                 Some(before) if packet.seq > before => return Found::Missed,
                 _ if packet.seq <= last.seq => self.passed = self.passed.max(Some(packet.seq)),
-                // All before it was sent: the picture before it, which was seen here, and that one's end.
-                None if last.ends_picture && self.passed.is_some_and(|passed| passed <= last.seq) => {
-                    return Found::At(index);
-                }
+                // All before it was sent.
+                None if last.ends_picture && packet.seq == last.seq + 1 => return Found::At(index),
                 _ => self.passed = self.passed.max(Some(packet.seq)),
             }
         }
@@ -141,6 +166,18 @@ impl Last {
         (packet.generation, packet.ssrc) == (self.generation, self.ssrc)
     }
 
+    /// Whether the packet comes later: another track's is not late.
+    fn is_before(&self, packet: &MediaPacket) -> bool {
+        !self.is_of_track(packet) || packet.seq > self.seq
+    }
+
+    /// The packet is to be sent too.
+    fn pass(&mut self, canonical: &CanonicalPacket) {
+        if self.is_of_track(&canonical.packet) && canonical.packet.seq > self.seq {
+            (self.seq, self.ends_picture) = (canonical.packet.seq, canonical.marker);
+        }
+    }
+
     /// Whether this is the beginning of a picture of the same track.
     fn starts_picture_with(&self, packet: &MediaPacket) -> bool {
         self.is_of_track(packet) && packet.descriptor.layer.starts_picture
@@ -154,9 +191,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::wire::packet::Rendition;
     use crate::wire::packet::testing::video;
 
+    const LOWER: Rendition = Rendition { layer: 0, spatial_max: 1, temporal_max: u8::MAX };
     const PICTURES: u64 = 8;
     const SPATIALS: u64 = 3;
     /// Of each spatial layer's frame.
@@ -209,7 +246,7 @@ mod tests {
 
         fn upper(&mut self, packets: &[CanonicalPacket], run: Range<usize>) {
             if self.below.is_none() && !self.crossing.is_stopped() && !self.missed {
-                let run = self.crossing.stop_at_picture(packets, run);
+                let run = self.crossing.stop_at_picture(packets, run, &LOWER);
                 self.get(&packets[run]);
             }
         }
@@ -292,5 +329,27 @@ mod tests {
         });
         restarted.lower(&others.collect::<Vec<_>>(), 4..8);
         assert!(restarted.below.is_none(), "another publisher's pictures are no way down");
+    }
+
+    #[test]
+    fn the_way_up_is_no_keyframe_that_came_late() {
+        let mut lower = pictures(1, 9, 5000);
+        let is_key =
+            |p: &CanonicalPacket| p.packet.seq >= 100 + SPATIALS * PACKETS && p.packet.descriptor.layer.starts_picture;
+        lower.iter_mut().filter(|p| is_key(p)).for_each(|p| Arc::make_mut(&mut p.packet).starts_keyframe = true);
+        // Each picture is a keyframe of 4 packets; the first packet of the second one comes behind the next one's end, or amid it.
+        let key = lower.remove(4);
+        for at in [9, 11] {
+            let mut run = lower[..11].to_vec();
+            run.insert(at, key.clone());
+            let mut viewer = Crossing::default();
+            viewer.handle_sent(&run[3], 0, Rewrite::default());
+            assert_eq!(viewer.stop_at_keyframe(&run, 4..7), 4..7, "the rest of the second one");
+            assert_eq!(viewer.stop_at_keyframe(&run, at..at + 1), at..at, "it is ahead of the first one");
+            viewer = Crossing::default();
+            viewer.handle_sent(&run[at - 1], 0, Rewrite::default());
+            assert_eq!(viewer.stop_at_keyframe(&run, at..at + 1), at..at + 1, "late");
+            assert!(!viewer.is_stopped());
+        }
     }
 }

@@ -806,7 +806,7 @@ impl TrackTx {
         let run = run.packets.clone();
         match (self.crossing.is_stopped(), self.is_descending()) {
             (true, _) => run.start..run.start,
-            (false, true) => self.crossing.stop_at_picture(packets, run),
+            (false, true) => self.crossing.stop_at_picture(packets, run, &self.target),
             (false, false) => self.crossing.stop_at_keyframe(packets, run),
         }
     }

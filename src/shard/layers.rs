@@ -12,7 +12,7 @@ use super::viewers::Viewer;
 use crate::datagram::SendBatch;
 use crate::forward::select::{self, Layers, RUNGS_MAX, Ranking, Rung, Wish};
 use crate::forward::table::Stream;
-use crate::id::SessionId;
+use crate::id::{SessionId, StreamId};
 use crate::limits;
 use crate::session::bwe::{self, Allocator, Bwe, Conditions, Limit};
 use crate::units::{Bitrate, Instant};
@@ -24,6 +24,9 @@ const SELECT_INTERVAL: Duration = Duration::from_millis(100);
 /// A layer that sends no keyframe for so long, though it was asked for one, is left alone for [`BARRED`].
 const GIVE_UP: Duration = Duration::from_secs(5);
 const BARRED: Duration = Duration::from_secs(10);
+
+/// So long a repair of what was shown before may take.
+const REPAIRED: Duration = Duration::from_secs(1);
 
 /// Padding is written while a batch holds fewer messages: what is left is due in the next turn, so that neither audio nor
 /// video waits for a crowd's probes.
@@ -44,6 +47,8 @@ pub(super) struct Selection {
     switching: Option<Instant>,
     /// Rungs that did not send one, by index, and until when they are left out. Each once.
     barred: Vec<(usize, Instant)>,
+    /// What was shown before it went down, and until when that is stored for its NACKs.
+    leaving: Option<(Rendition, Instant)>,
     /// When its congestion control wants to be called.
     armed: Armed,
 }
@@ -132,7 +137,11 @@ impl Shard {
     }
 
     fn select(&mut self, now: Instant, viewer: usize, stream: &Stream, layers: &Layers, out: &mut SendBatch) {
-        let Some(Viewer { egress, selection, .. }) = self.viewers.get_mut(viewer) else { return };
+        let Some(Viewer { selection, .. }) = self.viewers.get_mut(viewer) else { return };
+        if let Some((before, _)) = selection.leaving.take_if(|(_, until)| now >= *until) {
+            self.leave_unseen(viewer, stream.id, before);
+        }
+        let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
         if egress.bwe().is_none() && select::is_choice(layers) {
             let highest = layers.iter().map(|l| l.bitrate).max().unwrap_or_default();
             egress.estimate_by_reports(Bitrate::from_bps(2 * highest));
@@ -145,11 +154,20 @@ impl Shard {
         let (shown, target) = (egress.shown(), egress.target());
         let mut wanted = rung.rendition(layers, &selection.wish, reads);
         if wanted == target {
-            match (selection.switching, shown) {
+            // Its first picture of all replaces none.
+            let switching = selection.switching.filter(|_| shown != Some(target));
+            match (switching, shown) {
                 (Some(since), Some(shown)) if now.since(since) >= GIVE_UP && !stream.is_deaf() => {
                     selection.barred.retain(|(index, _)| *index != rung.index());
                     selection.barred.push((rung.index(), now + BARRED));
                     wanted = shown;
+                }
+                // The keyframe that answered may have been another viewer's, and may have come before this one was there.
+                (Some(_), _) if !egress.is_descending() => {
+                    if self.fanout.ask_for_keyframe(now, stream.id, wanted.layer) {
+                        self.request_keyframe(now, stream.id, wanted.layer, out);
+                    }
+                    return;
                 }
                 _ => return,
             }
@@ -217,12 +235,27 @@ impl Shard {
         }
     }
 
-    /// The first keyframe of its target has reached a viewer.
-    pub(super) fn handle_switched(&mut self, viewer: usize, before: Rendition) {
-        let Some(Viewer { session, selection, .. }) = self.viewers.get_mut(viewer) else { return };
+    /// A viewer has begun with its target.
+    pub(super) fn handle_switched(&mut self, now: Instant, viewer: usize, before: Rendition) {
+        let Some(Viewer { session, egress, selection }) = self.viewers.get_mut(viewer) else { return };
         selection.switching = None;
         let stream = self.sessions[*session].session.stream;
-        self.fanout.leave_rendition(stream, MediaKind::Video, before, viewer);
         self.counters.layer_switches += 1;
+        // Without a keyframe in between, the decoder still needs what is missing of the pictures before.
+        let left = match egress.shown().is_some_and(|shown| before.descends_to(&shown)) {
+            true => selection.leaving.replace((before, now + REPAIRED)).map(|(left, _)| left).filter(|l| *l != before),
+            false => Some(before),
+        };
+        if let Some(left) = left {
+            self.leave_unseen(viewer, stream, left);
+        }
+    }
+
+    /// Unless the viewer has come back to it, or is to.
+    fn leave_unseen(&mut self, viewer: usize, stream: StreamId, rendition: Rendition) {
+        let egress = &self.viewers[viewer].egress;
+        if egress.shown() != Some(rendition) && egress.target() != rendition {
+            self.fanout.leave_rendition(stream, MediaKind::Video, rendition, viewer);
+        }
     }
 }

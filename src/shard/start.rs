@@ -216,7 +216,7 @@ impl Shard {
         self.starts.push(replay);
         self.counters.replays_started += 1;
         if let Some(before) = switched_from {
-            self.handle_switched(viewer, before);
+            self.handle_switched(now, viewer, before);
         }
         true
     }

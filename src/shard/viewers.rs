@@ -113,7 +113,7 @@ impl Shard {
             }
         }
         for (viewer, before) in found.switched {
-            self.handle_switched(viewer, before);
+            self.handle_switched(now, viewer, before);
         }
         more
     }

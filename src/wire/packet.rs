@@ -126,9 +126,10 @@ impl Rendition {
         }
     }
 
-    /// Whether its viewers can go on with `lower` from the end of any picture on: it is the same without some spatial layers.
+    /// Whether its viewers can go on with `lower` from the end of any picture on: it is the same without some scalability layers.
     pub fn descends_to(&self, lower: &Rendition) -> bool {
-        (self.layer, self.temporal_max) == (lower.layer, lower.temporal_max) && lower.spatial_max < self.spatial_max
+        let within = lower.spatial_max <= self.spatial_max && lower.temporal_max <= self.temporal_max;
+        lower.layer == self.layer && within && lower != self
     }
 }
 
@@ -202,11 +203,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_rendition_with_fewer_spatial_layers_is_gone_down_to() {
+    fn only_a_rendition_with_fewer_scalability_layers_is_gone_down_to() {
         let of = |layer, spatial_max, temporal_max| Rendition { layer, spatial_max, temporal_max };
-        let from = of(1, 2, 255);
-        assert!([of(1, 1, 255), of(1, 0, 255)].iter().all(|lower| from.descends_to(lower)));
-        let others = [from, of(1, 255, 255), of(0, 0, 255), of(1, 0, 1)];
+        let from = of(1, 2, 2);
+        assert!([of(1, 1, 2), of(1, 2, 0), of(1, 0, 1)].iter().all(|lower| from.descends_to(lower)));
+        let others = [from, of(1, 255, 2), of(0, 0, 2), of(1, 0, 255), of(1, 255, 1)];
         assert!(!others.iter().any(|other| from.descends_to(other)));
     }
 }

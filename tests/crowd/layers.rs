@@ -178,22 +178,58 @@ fn a_layer_that_sends_no_keyframe_is_left_alone_for_a_while() {
     assert_eq!(layers_seen(room.clients[0].got()), [1, 2], "and tried again");
 }
 
+#[test]
+fn a_layer_whose_keyframe_came_just_before_is_asked_for_again() {
+    let mut room = layered([true; 3]);
+    watch(&mut room);
+    wish(&mut room, Wish { max_height: Some(360), ..Wish::default() });
+    // Another one sees the highest layer all the time.
+    room.watch();
+    room.run_until(|room| room.clients[1].connected_at.is_some());
+    let mut seq = 1;
+    play(&mut room, &[0, 1, 2], &mut seq, &[0, 1, 2]);
+    asked(&mut room);
+    wish(&mut room, Wish::default());
+    let mut requests = Vec::new();
+    for _ in 0..40 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+        requests.extend(asked(&mut room));
+        if !requests.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(requests, [2]);
+    // The publisher's shard has passed over that, for the other one's keyframe was a moment ago.
+    for _ in 0..11 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    }
+    assert_eq!(asked(&mut room), [2], "a second later");
+    play(&mut room, &[0, 1, 2], &mut seq, &[2]);
+    for _ in 0..20 {
+        play(&mut room, &[0, 1, 2], &mut seq, &[]);
+    }
+    assert_eq!(layers_seen(room.clients[0].got()), [1, 2]);
+    assert_eq!(asked(&mut room), [0; 0]);
+}
+
 /// VP8 with three temporal layers: 0 2 1 2, in frames of one packet.
+fn give_temporal(room: &mut Room, seq: u64) {
+    let temporal = [0u8, 2, 1, 2][(seq as usize - 1) % 4];
+    let mut payload = vp8_payload(0, seq, temporal, seq == 1, 500);
+    payload[4] = seq.div_ceil(4) as u8; // TL0PICIDX
+    let packet = packet(room.now, Format::VP8, seq, payload);
+    room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(packet)), &mut room.out);
+    deliver(room, || true);
+    room.now += Duration::from_millis(33);
+    room.shard.handle_timeout(room.now, &mut room.out);
+}
+
 #[test]
 fn temporal_layers_above_the_wish_leave_no_trace() {
     let mut room = layered([true, false, false]);
     watch(&mut room);
     wish(&mut room, Wish { max_temporal: Some(1), ..Wish::default() });
-    for seq in 1..=80u64 {
-        let temporal = [0u8, 2, 1, 2][(seq as usize - 1) % 4];
-        let mut payload = vp8_payload(0, seq, temporal, seq == 1, 500);
-        payload[4] = seq.div_ceil(4) as u8; // TL0PICIDX
-        let packet = packet(room.now, Format::VP8, seq, payload);
-        room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(packet)), &mut room.out);
-        deliver(&mut room, || true);
-        room.now += Duration::from_millis(33);
-        room.shard.handle_timeout(room.now, &mut room.out);
-    }
+    (1..=80).for_each(|seq| give_temporal(&mut room, seq));
     let got = room.clients[0].got();
     assert_eq!(got.len(), 40);
     for (i, pair) in got.windows(2).enumerate() {
@@ -201,5 +237,38 @@ fn temporal_layers_above_the_wish_leave_no_trace() {
         let pictures = b.picture_id.expect("VP8").wrapping_sub(a.picture_id.expect("VP8"));
         assert_eq!((b.seq - a.seq, pictures, b.timestamp.wrapping_sub(a.timestamp)), (1, 1, 6000), "{i}");
         assert_eq!(b.stamp.source, [1, 0][i % 2]);
+    }
+}
+
+#[test]
+fn the_way_down_to_fewer_temporal_layers_waits_for_no_keyframe() {
+    for first in 20..24 {
+        let mut room = layered([true, false, false]);
+        watch(&mut room);
+        (1..first).for_each(|seq| give_temporal(&mut room, seq));
+        asked(&mut room);
+        for (begins, max_temporal) in [(first, 1), (first + 20, 0)] {
+            wish(&mut room, Wish { max_temporal: Some(max_temporal), ..Wish::default() });
+            (begins..begins + 20).for_each(|seq| give_temporal(&mut room, seq));
+        }
+        assert_eq!(asked(&mut room), [0; 0]);
+        let got = room.clients[0].got();
+        let tl0 = |seq: u32| seq.div_ceil(4) as u8;
+        let shown: Vec<u32> = got.iter().map(|g| (g.timestamp - got[0].timestamp) / 3000 + 1).collect();
+        for (pair, seqs) in got.windows(2).zip(shown.windows(2)) {
+            let ([a, b], [was, is]) = (pair, seqs) else { continue };
+            let number = |g: &Got| (g.picture_id.expect("VP8"), g.tl0_pic_idx.expect("VP8"));
+            let ((id, before), next) = (number(a), number(b));
+            assert_eq!((b.seq, next), (a.seq + 1, (id + 1, before + tl0(*is) - tl0(*was))), "{a:?} {b:?}");
+        }
+        let is_wanted = |seq: &u32| {
+            let temporal = [0, 2, 1, 2][(*seq as usize - 1) % 4];
+            let since = |begins: u64| u64::from(*seq) >= begins + 8;
+            !(since(first) && temporal > 1 || since(first + 20) && temporal > 0)
+        };
+        assert!(shown.iter().all(is_wanted), "within two periods: {shown:?}");
+        let all: Vec<u32> = (1..first as u32 + 40).filter(is_wanted).collect();
+        let base = |seqs: &[u32]| seqs.iter().filter(|seq| *seq % 4 == 1).count();
+        assert_eq!(base(&shown), base(&all), "what others depend on is never left out: {shown:?}");
     }
 }

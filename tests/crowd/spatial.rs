@@ -162,6 +162,60 @@ fn a_change_of_mind_on_the_way_down_loses_nothing() {
 }
 
 #[test]
+fn what_is_missing_of_the_last_picture_before_the_way_down_is_still_repaired() {
+    let mut stage = Stage::new(false);
+    stage.watch();
+    stage.play(10, true);
+    stage.wish(Some(1));
+    // The last picture with all layers lacks a packet of the middle one, which is lost on its way to us.
+    let mut picture = vp9_picture(stage.room.now, stage.picture + 1, false);
+    let late = picture.remove(1);
+    picture.into_iter().for_each(|packet| stage.give(packet));
+    stage.picture += 1;
+    stage.rest();
+    stage.play(5, false);
+    let spatials = |stage: &Stage| stage.got(0).last().map(|g| g.stamp.source);
+    assert_eq!(spatials(&stage), Some(1), "it is down");
+    stage.give(late);
+    stage.play(10, false);
+    let mut frames: Vec<u64> = stage.got(0).iter().map(|g| g.seq).collect();
+    let first = frames[0];
+    frames.sort_unstable();
+    assert!(frames.iter().copied().eq(first..first + frames.len() as u64), "{frames:?}");
+}
+
+#[test]
+fn a_keyframe_that_comes_late_does_not_turn_time_back_on_the_way_up() {
+    let mut stage = Stage::new(true);
+    stage.watch();
+    stage.play(15, true);
+    stage.room.asked = 0;
+    for _ in 0..15 {
+        if stage.room.asked > 0 {
+            break;
+        }
+        stage.play(30, false);
+    }
+    assert_eq!(runs(&stage.pictures(0)), [2], "on its way up");
+    let mut key = vp9_picture(stage.room.now, stage.picture + 1, true);
+    let late = key.remove(0);
+    key.into_iter().for_each(|packet| stage.give(packet));
+    stage.picture += 1;
+    stage.rest();
+    stage.play(1, false);
+    stage.give(late);
+    stage.play(5, false);
+    let mut got = stage.got(0).to_vec();
+    got.sort_by_key(|g| g.seq);
+    for pair in got.windows(2) {
+        let [a, b] = pair else { continue };
+        let forward = b.timestamp.wrapping_sub(a.timestamp).cast_signed();
+        assert!(b.seq == a.seq + 1 && forward >= 0, "{a:?} {b:?}");
+    }
+    assert_eq!(got.last().map(|g| g.stamp.source), Some(2));
+}
+
+#[test]
 fn the_estimate_chooses_among_spatial_layers() {
     let mut stage = Stage::new(true);
     stage.watch();
