@@ -10,9 +10,10 @@ use rand::rngs::StdRng;
 
 use str0m::media::{MediaKind, Pt};
 
-use super::egress::{Asked, Egress, ExtensionIds, TrackSetup, Written};
+use super::egress::{Asked, Egress, Written};
 use super::negotiate::BoundFormat;
 use super::squeeze::Squeeze;
+use super::track::{ExtensionIds, TrackSetup};
 use crate::datagram::{SendBatch, SocketId};
 use crate::id::{Generation, StreamId};
 use crate::srtp::keys::{MasterKey, MasterKeys, Profile};

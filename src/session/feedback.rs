@@ -8,8 +8,9 @@ use rand::rngs::StdRng;
 use str0m::media::MediaKind;
 
 use super::bwe::Bwe;
-use super::egress::{Asked, Lost, Reported, Splice, TrackSetup};
+use super::egress::{Asked, Lost, Reported};
 use super::negotiate::BoundFormat;
+use super::track::{Splice, TrackSetup};
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::open::RtcpOpener;
 use crate::srtp::seal::RtcpSealer;

@@ -14,6 +14,7 @@ pub mod negotiate;
 mod peer;
 mod publisher;
 pub mod squeeze;
+pub mod track;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -31,9 +32,10 @@ use crate::srtp::dtls::{KeySlot, Observed};
 use crate::units::Instant;
 use crate::wire::packet::MediaPacket;
 use crate::wire::sdp;
-use egress::{Egress, TrackSetup};
+use egress::Egress;
 use peer::{Peer, PeerError};
 use publisher::Publisher;
+use track::TrackSetup;
 
 pub use publisher::TrackStarted;
 

@@ -14,9 +14,9 @@ use str0m::net::TcpType;
 use str0m::rtp::{Extension, ExtensionMap};
 use str0m::{Candidate, IceCreds, Rtc, RtcConfig};
 
-use super::egress::{ExtensionIds, TrackSetup};
 use super::peer::{Candidates, Peer, PeerError};
 use super::publisher::Publisher;
+use super::track::{ExtensionIds, TrackSetup};
 use super::{Session, ViewerSetup};
 use crate::id::{self, Generation, SessionId, StreamId};
 use crate::srtp::dtls::{self, Certificate};

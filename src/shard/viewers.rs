@@ -273,8 +273,8 @@ mod tests {
     use crate::datagram::SocketId;
     use crate::forward::table::Stream;
     use crate::id::ShardId;
-    use crate::session::egress::{ExtensionIds, TrackSetup};
     use crate::session::negotiate::BoundFormat;
+    use crate::session::track::{ExtensionIds, TrackSetup};
     use crate::shard::ShardConfig;
     use crate::srtp::keys::{MasterKey, MasterKeys, Profile};
     use crate::wire::codec::Format;
