@@ -21,6 +21,9 @@ const FRAME_TICKS_MAX: f64 = 18_000.0;
 /// From packet to packet of one source, a second more than it was: a jitter buffer would wait for ever.
 const LEAP_TICKS: f64 = 90_000.0;
 
+/// From publisher to publisher timestamps are as far apart as captures; arrivals may be so much nearer, behind a queue.
+const SWITCH_LEAP: Duration = Duration::from_secs(10);
+
 /// After so long a layer is taken for gone.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -121,6 +124,10 @@ fn check_step(a: &Got, b: &Got, replaying: bool, faults: &mut Vec<String>) {
         && b.seq - a.seq != u64::from(b.stamp.packet.wrapping_sub(a.stamp.packet))
     {
         fault("sequence numbers and the publisher's packets part");
+    }
+    let clock_rate = if a.kind == MediaKind::Audio { 48_000 } else { 90_000 };
+    if switched && Duration::from_secs(1) * ahead / clock_rate > b.at.since(a.at) + SWITCH_LEAP {
+        fault("a new publisher's or layer's timestamp leaps");
     }
     if switched && ahead == 0 {
         fault("a new publisher's or layer's timestamp stands still");

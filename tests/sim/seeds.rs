@@ -109,6 +109,12 @@ fn twelve_other_seeds_are_sound() {
     (13..=24).for_each(check);
 }
 
+/// From 10 000 on seeds draw everything there is.
+#[test]
+fn ten_rough_seeds_are_sound() {
+    (10_003..10_013).for_each(check);
+}
+
 #[test]
 fn a_seed_is_a_run_whatever_happens_in_it() {
     for seed in [16, 48, 72, 280, 3000, 3000, 3000, 10_104] {
