@@ -40,6 +40,9 @@ pub struct Source {
     /// How many times the packets of the first layer each has.
     pub packets_by_layer: [u32; 3],
     pub audio: bool,
+    /// Its encoder starts anew with a clock of its own, though with no keyframe, and numbers go on: at this frame of the video,
+    /// timestamps are so many ticks further.
+    pub clock_jump: Option<(u32, u32)>,
 }
 
 impl Default for Source {
@@ -54,6 +57,7 @@ impl Default for Source {
             layers: 1,
             packets_by_layer: [1, 2, 4],
             audio: true,
+            clock_jump: None,
         }
     }
 }
@@ -147,8 +151,6 @@ pub struct Client {
     deadline: Instant,
     outgoing: VecDeque<(SocketAddr, Vec<u8>)>,
     plane: Plane,
-    /// SSRCs that a viewer has heard.
-    heard: Vec<u32>,
     pub connected_at: Option<Instant>,
     pub closed: bool,
 }
@@ -184,6 +186,8 @@ struct LayerTx {
     timestamp: u32,
     picture_id: u16,
     tl0_pic_idx: u8,
+    /// Sequence number and timestamp of the packet that began its last keyframe.
+    keyframe: Option<(u16, u32)>,
 }
 
 impl LayerTx {
@@ -196,6 +200,7 @@ impl LayerTx {
             timestamp: rng.random(),
             picture_id: rng.random::<u16>() & 0x7fff,
             tl0_pic_idx: rng.random(),
+            keyframe: None,
         }
     }
 }
@@ -260,7 +265,6 @@ impl Client {
             deadline: Instant::ZERO,
             outgoing: VecDeque::new(),
             plane,
-            heard: Vec::new(),
             connected_at: None,
             closed: false,
         }
@@ -367,6 +371,17 @@ impl Client {
         }
     }
 
+    /// Whether a publisher's datagram begins a keyframe, sent for the first time.
+    pub fn begins_keyframe(&self, datagram: &[u8]) -> bool {
+        let Plane::Publisher(p) = &self.plane else { return false };
+        if classify(datagram) != Some(Kind::Rtp) || datagram.len() < 12 {
+            return false;
+        }
+        let seq = u16::from_be_bytes([datagram[2], datagram[3]]);
+        let timestamp = u32::from_be_bytes([datagram[4], datagram[5], datagram[6], datagram[7]]);
+        p.layers.iter().any(|l| l.keyframe == Some((seq, timestamp)))
+    }
+
     /// When a publisher sends the packet of that number, by its [`Stamp`].
     pub fn sent_at(&self, kind: MediaKind, layer: u8, packet: u32) -> Option<Instant> {
         let Plane::Publisher(p) = &self.plane else { return None };
@@ -434,17 +449,6 @@ impl Client {
         }
     }
 
-    /// str0m looks when the first stream of a hash map falls silent, and that is another one in each run; what it does
-    /// besides, at such a time, would be another thing too. So none ever does.
-    fn hear(&mut self, ssrc: u32) {
-        if !self.heard.contains(&ssrc) {
-            self.heard.push(ssrc);
-            if let Some(stream) = self.rtc.direct_api().stream_rx(&ssrc.into()) {
-                stream.set_pause_threshold(NEVER);
-            }
-        }
-    }
-
     fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::Connected => {
@@ -463,7 +467,6 @@ impl Client {
                 }
             }
             Event::RtpPacket(rtp) => {
-                self.hear(*rtp.header.ssrc);
                 if let Plane::Viewer(got) = &mut self.plane
                     && let Some(packet) = read(now, &self.rtc, &rtp)
                 {
@@ -515,12 +518,17 @@ impl Publishing {
         let (source, index) = (self.source, self.layers_sent);
         let due = source.keyframe_interval > 0 && self.frame.is_multiple_of(source.keyframe_interval);
         let elapsed = (u64::from(self.frame) * 90_000 / u64::from(source.frames_per_second)) as u32;
+        let jump = source.clock_jump.filter(|(frame, _)| self.frame >= *frame).map_or(0, |(_, ticks)| ticks);
         let pt = rtc.codec_config().find(|p| p.spec().codec == Codec::Vp8).map(|p| p.pt());
         let packets = self.packets_per_frame(index);
         let mut direct = rtc.direct_api();
         let layer = &mut self.layers[index];
         if let (Some(stream), Some(pt)) = (direct.stream_tx_by_mid(self.video, layer.rid), pt) {
             let keyframe = std::mem::take(&mut layer.keyframe_wanted) || due;
+            let timestamp = layer.timestamp.wrapping_add(elapsed).wrapping_add(jump);
+            if keyframe {
+                layer.keyframe = Some((layer.seq as u16, timestamp));
+            }
             for i in 0..packets {
                 let first = i == 0;
                 let id = layer.picture_id.to_be_bytes();
@@ -537,7 +545,6 @@ impl Publishing {
                 };
                 stamp.write(&mut payload);
                 payload.resize(source.bytes_per_packet.max(VP8_HEADER_BYTES + STAMP_BYTES), 0);
-                let timestamp = layer.timestamp.wrapping_add(elapsed);
                 let write = RtpWrite::new(pt, layer.seq.into(), timestamp, now, payload)
                     .marker(i + 1 == packets)
                     .nackable(true);
@@ -583,7 +590,10 @@ fn ssrc(datagram: &[u8]) -> Option<u32> {
 
 fn rtc(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>) -> Rtc {
     let start = epoch.to_std(now);
-    let mut rtc = Rtc::builder().set_crypto_provider(crypto).set_rtp_mode(true).build(start);
+    // str0m looks when the first stream of a hash map falls silent, and that is another one in each run; what it does besides,
+    // at such a time, would be another thing too. So none ever does.
+    let rtc = Rtc::builder().set_crypto_provider(crypto).set_rtp_mode(true).set_pause_threshold(NEVER);
+    let mut rtc = rtc.build(start);
     rtc.add_local_candidate(Candidate::host(addr, "udp").expect("a unicast address"));
     // Starts str0m's clock.
     let _ = rtc.handle_input(Input::Timeout(start));

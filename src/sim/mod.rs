@@ -14,8 +14,8 @@ mod trace;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hyper::{HeaderMap, Method, Uri};
@@ -27,12 +27,13 @@ use crate::config::Config;
 use crate::control::{Controller, Output, Request, Response};
 use crate::datagram::{Received, SendBatch, SocketId};
 use crate::id::ShardId;
+use crate::limits;
 use crate::session::negotiate::PeerConfig;
 use crate::shard::message::{Command, Event, PeerMessage, RequestId};
 use crate::shard::{Shard, ShardConfig};
 use crate::srtp::dtls::{self, Certificate};
 use crate::units::{Epoch, Instant};
-use crate::wire::classify::classify;
+use crate::wire::classify::{Kind, classify};
 use client::{Client, Habits, Source};
 
 pub use network::{Bottleneck, Path};
@@ -44,6 +45,15 @@ const PEER_DELAY: Duration = Duration::from_micros(20);
 
 /// Of every world: the wall clock is no part of the seed.
 const UNIX_AT_START: Duration = Duration::from_secs(1_800_000_000);
+
+/// Of every world too: str0m rounds what it measures to 2^-16 s of the wall clock, so that worlds which began at other fractions of
+/// a second would round to other round trips, and their NACKs leave at other times. It began with a second.
+#[expect(clippy::disallowed_methods, reason = "str0m wants std instants; only the fraction of a second matters")]
+static EPOCH: LazyLock<Epoch> = LazyLock::new(|| {
+    let (now, since_1970) = (std::time::Instant::now(), SystemTime::now().duration_since(SystemTime::UNIX_EPOCH));
+    let fraction = since_1970.unwrap_or_default().subsec_nanos();
+    Epoch::new(now + Duration::from_nanos(u64::from(1_000_000_000 - fraction)))
+});
 
 /// From one flush to the next.
 const FLUSH_TIME: Duration = Duration::from_micros(200);
@@ -69,6 +79,8 @@ pub struct World {
     /// Addresses that clients had before theirs changed.
     former: BTreeSet<SocketAddr>,
     sent: BTreeMap<SocketAddr, u64>,
+    /// To whatever address.
+    rtp_sent: u64,
     /// Datagrams to addresses that no client ever had.
     sent_to_strangers: u64,
     agenda: BinaryHeap<Reverse<Scheduled>>,
@@ -153,8 +165,7 @@ impl Ord for Scheduled {
 
 impl World {
     pub fn new(seed: u64, shards: u16) -> World {
-        #[expect(clippy::disallowed_methods, reason = "str0m wants std instants; only distances from this one matter")]
-        let epoch = Epoch::new(std::time::Instant::now());
+        let epoch = *EPOCH;
         // str0m draws its own randomness (transaction ids, SSRCs, first sequence numbers) from this thread's generator.
         fastrand::seed(seed);
         let crypto = dtls::simulated_crypto_provider();
@@ -183,6 +194,7 @@ impl World {
             by_addr: BTreeMap::new(),
             former: BTreeSet::new(),
             sent: BTreeMap::new(),
+            rtp_sent: 0,
             sent_to_strangers: 0,
             agenda: BinaryHeap::new(),
             scheduled: 0,
@@ -373,6 +385,11 @@ impl World {
         self.shards.iter_mut().map(|s| s.counters_mut().clone()).collect()
     }
 
+    /// RTP packets that all shards have sent.
+    pub fn rtp_sent(&self) -> u64 {
+        self.rtp_sent
+    }
+
     /// Sessions that live on shards.
     pub fn sessions(&self) -> usize {
         self.shards.iter().map(Shard::sessions).sum()
@@ -387,6 +404,31 @@ impl World {
             for (what, count) in shard.holdings() {
                 if count > 0 {
                     return Err(format!("shard {} still has {count} {what}", shard.id().index()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the shards hold, however many datagrams have come: so much for each client there ever was, and queues.
+    ///
+    /// # Errors
+    /// Names what is too much and on which shard.
+    pub fn nothing_piles_up(&self) -> Result<(), String> {
+        let clients = self.clients.len();
+        for shard in &self.shards {
+            for (what, count) in shard.holdings() {
+                let bound = match what {
+                    // A shard hands over in each round.
+                    "messages that wait" => 0,
+                    "resends" => limits::RESEND_QUEUE_PACKETS + 1,
+                    "4-tuples" => (limits::REMOTES_PER_SESSION_MAX + 1) * clients,
+                    // Two while ICE restarts; a start that waits, and a replay.
+                    "ufrags" | "starts" => 2 * clients,
+                    _ => clients,
+                };
+                if count > bound {
+                    return Err(format!("shard {} has {count} {what}, {bound} are allowed", shard.id().index()));
                 }
             }
         }
@@ -593,17 +635,18 @@ impl World {
         let from = self.addr;
         for message in out.iter() {
             *self.sent.entry(message.remote).or_default() += 1;
+            let segment = message.segment.map_or(message.data.len(), usize::from).max(1);
+            self.rtp_sent +=
+                message.data.chunks(segment).filter(|data| classify(data) == Some(Kind::Rtp)).count() as u64;
             let Some(&client) = self.by_addr.get(&message.remote) else {
                 self.sent_to_strangers += u64::from(!self.former.contains(&message.remote));
                 continue;
             };
             let path = self.clients[client.0].path;
-            let segment = message.segment.map_or(message.data.len(), usize::from).max(1);
             for data in message.data.chunks(segment) {
                 self.record_datagram("out", data, client);
                 let drained = &mut self.clients[client.0].drained;
-                let waits =
-                    path.bottleneck.map_or(Some(Duration::ZERO), |b| b.pass(self.now, data.len() as u64, drained));
+                let waits = path.bottleneck.map_or(Some(Duration::ZERO), |b| b.pass(self.now, data, drained));
                 let Some(waits) = waits else { continue };
                 for delay in path.deliver(&mut self.rng) {
                     self.schedule(self.now + waits + delay, What::ToClient { client, from, data: data.to_vec() });
@@ -616,8 +659,11 @@ impl World {
         let Endpoint { outside: from, shard, .. } = self.clients[id.0];
         while let Some((_, data)) = self.clients[id.0].client.poll_transmit() {
             let Endpoint { client, path, habits, .. } = &self.clients[id.0];
-            let path = *path;
+            let mut path = *path;
             let Some(data) = (habits.datagram)(client, data) else { continue };
+            if client.begins_keyframe(&data) {
+                path.jitter = path.overtaking();
+            }
             self.record_datagram("in", &data, id);
             for delay in path.deliver(&mut self.rng) {
                 self.schedule(self.now + delay, What::ToShard { shard, from, data: data.clone() });

@@ -15,6 +15,15 @@ const SQUEEZED: f64 = 0.9;
 /// And so long it may go on at the pace of the present, when the path is slower than was thought.
 const REPLAY_TAIL: Duration = Duration::from_secs(1);
 
+/// Of a video that has five frames a second: none here has fewer, and audio has its packets 960 ticks apart.
+const FRAME_TICKS_MAX: f64 = 18_000.0;
+
+/// From packet to packet of one source, a second more than it was: a jitter buffer would wait for ever.
+const LEAP_TICKS: f64 = 90_000.0;
+
+/// From publisher to publisher timestamps are as far apart as captures; arrivals may be so much nearer, behind a queue.
+const SWITCH_LEAP: Duration = Duration::from_secs(10);
+
 /// After so long a layer is taken for gone.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -74,12 +83,12 @@ fn step(a: &Got, b: &Got) -> Option<f64> {
     same_rendition(a, b).then(|| if frames == 0 { 0.0 } else { ticks / f64::from(frames) })
 }
 
-/// Of each source, at the pace of its capture: the longest there are.
+/// Of each source, at the pace of its capture: the longest there are, clocks that jump left out.
 fn ticks_per_frame(packets: &[&Got]) -> BTreeMap<u32, f64> {
     let mut longest = BTreeMap::new();
     for pair in packets.windows(2) {
         let ticks: &mut f64 = longest.entry(pair[1].stamp.source).or_default();
-        *ticks = step(pair[0], pair[1]).unwrap_or_default().max(*ticks);
+        *ticks = step(pair[0], pair[1]).filter(|ticks| *ticks < FRAME_TICKS_MAX).unwrap_or_default().max(*ticks);
     }
     longest
 }
@@ -94,6 +103,9 @@ fn check_step(a: &Got, b: &Got, replaying: bool, faults: &mut Vec<String>) {
     let ahead = b.timestamp.wrapping_sub(a.timestamp);
     if ahead > u32::MAX / 2 {
         return fault("the timestamp goes back");
+    }
+    if step(a, b).is_some_and(|ticks| ticks > FRAME_TICKS_MAX && f64::from(ahead) > LEAP_TICKS) {
+        return fault("the timestamp leaps");
     }
     let switched = !same_rendition(a, b);
     let startable = b.stamp.keyframe && b.stamp.first_of_frame;
@@ -112,6 +124,10 @@ fn check_step(a: &Got, b: &Got, replaying: bool, faults: &mut Vec<String>) {
         && b.seq - a.seq != u64::from(b.stamp.packet.wrapping_sub(a.stamp.packet))
     {
         fault("sequence numbers and the publisher's packets part");
+    }
+    let clock_rate = if a.kind == MediaKind::Audio { 48_000 } else { 90_000 };
+    if switched && Duration::from_secs(1) * ahead / clock_rate > b.at.since(a.at) + SWITCH_LEAP {
+        fault("a new publisher's or layer's timestamp leaps");
     }
     if switched && ahead == 0 {
         fault("a new publisher's or layer's timestamp stands still");
@@ -134,9 +150,23 @@ fn check_step(a: &Got, b: &Got, replaying: bool, faults: &mut Vec<String>) {
     }
 }
 
-/// Each datagram ends exactly once.
-pub fn conservation(shards: &[Counters]) -> Result<(), String> {
+/// What one shard gave another, that one took. Nothing may be under way any more.
+pub fn hand_overs(shards: &[Counters]) -> Result<(), String> {
+    let (given, taken) =
+        shards.iter().fold((0, 0), |(g, t), c| (g + c.datagrams_handed_over, t + c.datagrams_taken_over));
+    if given != taken {
+        return Err(format!("{given} datagrams were handed over, {taken} were taken over"));
+    }
+    Ok(())
+}
+
+/// Each datagram ends exactly once, and each RTP packet that left is counted once. `rtp_sent`: by all shards.
+pub fn conservation(shards: &[Counters], rtp_sent: u64) -> Result<(), String> {
     use crate::metrics::DropReason as D;
+    let counted: u64 = shards.iter().map(|c| c.media_forwarded + c.packets_resent + c.padding_sent).sum();
+    if rtp_sent != counted {
+        return Err(format!("{rtp_sent} RTP packets left, {counted} are accounted for"));
+    }
     for (i, c) in shards.iter().enumerate() {
         let incoming = c.datagrams_received + c.datagrams_taken_over;
         // What happens to a packet after it was decrypted is counted per copy.

@@ -27,6 +27,9 @@ const VIDEO_SILENCE_MAX: Duration = Duration::from_millis(1_500);
 /// What a deaf publisher's keyframe interval is exceeded by at most.
 const DEAF_SILENCE_MARGIN: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether anything piles up.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Of one viewer's gaps.
 const GAPS_TOLD: usize = 3;
 
@@ -95,6 +98,7 @@ struct Play {
 struct Person {
     id: ClientId,
     stream: u8,
+    /// As bad as it ever was.
     path: Path,
     /// `None`: a viewer.
     source: Option<Source>,
@@ -126,8 +130,11 @@ impl Play {
 
     fn run_until(&mut self, at: Duration) {
         let at = Instant::ZERO + at;
-        if at > self.world.now() {
-            self.world.run_for(at.since(self.world.now()));
+        while at > self.world.now() {
+            self.world.run_for(at.since(self.world.now()).min(LOOK_INTERVAL));
+            if let (Err(what), true) = (self.world.nothing_piles_up(), self.findings.is_empty()) {
+                self.find(what);
+            }
         }
     }
 
@@ -157,6 +164,12 @@ impl Play {
                 self.people.entry(who).and_modify(|p| p.rebound.push(now));
             }
             Deed::RestartIce(who) => self.restart_ice(who),
+            Deed::Reroute { who, path } => {
+                let Some(id) = self.present(who) else { return };
+                let path = Path { bottleneck: self.world.path(id).bottleneck, ..path };
+                self.world.set_path(id, path);
+                self.people.entry(who).and_modify(|p| p.path = p.path.worst(&path));
+            }
             Deed::Ask { who, times } => {
                 let Some(id) = self.present(who) else { return };
                 for _ in 0..times {
@@ -199,7 +212,7 @@ impl Play {
         }
         if let Err(refused) = self.world.try_restart_ice(id) {
             // It may not have heard that its session is over.
-            if self.world.path(id).loss == 0.0 {
+            if self.people.get(&who).is_some_and(|p| !p.path.loses()) {
                 self.find(format!("client {who} cannot restart ICE: {refused}"));
             }
             self.go(who, World::kill);
@@ -240,7 +253,8 @@ impl Play {
         let world = &mut self.world;
         let counters = world.counters();
         let suppressed: u64 = counters.iter().map(|c| c.str0m_media_suppressed).sum();
-        self.findings.extend(oracle::conservation(&counters).err());
+        self.findings.extend(oracle::conservation(&counters, world.rtp_sent()).err());
+        self.findings.extend(oracle::hand_overs(&counters).err());
         self.findings.extend(world.nothing_is_left().err());
         if suppressed > 0 {
             self.findings.push(format!("str0m wanted to send {suppressed} packets beside us"));
@@ -259,8 +273,8 @@ impl Play {
 
     fn judge_viewer(&self, viewer: &Person) -> Vec<String> {
         let got = self.world.client(viewer.id).got();
-        let undisturbed = viewer.path.loss == 0.0 && viewer.rebound.is_empty();
-        let whole = undisturbed && self.publishers(viewer.stream).all(|p| p.path.loss == 0.0 && p.rebound.is_empty());
+        let undisturbed = !viewer.path.loses() && viewer.rebound.is_empty();
+        let whole = undisturbed && self.publishers(viewer.stream).all(|p| !p.path.loses() && p.rebound.is_empty());
         let mut findings = Vec::new();
         for kind in [MediaKind::Audio, MediaKind::Video] {
             let judged = oracle::judge(got, kind);
@@ -274,7 +288,7 @@ impl Play {
             for (a, b) in settled.gaps.iter().filter(|(a, _)| whole && !self.came_too_late(got, a)).take(GAPS_TOLD) {
                 findings.push(format!("{kind} never came over clean paths between {a:?} and {b:?}"));
             }
-            if viewer.path.loss == 0.0 {
+            if !viewer.path.loses() {
                 findings.extend(self.silences(viewer, got, kind));
             }
         }
@@ -299,7 +313,9 @@ impl Play {
     /// gone or taken over, or the viewer had another layer by then.
     fn came_too_late(&self, got: &[Got], a: &Got) -> bool {
         let who = a.stamp.source as Who;
-        let Some(publisher) = self.people.get(&who).filter(|p| p.path.jitter > Duration::ZERO) else { return false };
+        let Some(publisher) = self.people.get(&who).filter(|p| p.path.overtaking() > Duration::ZERO) else {
+            return false;
+        };
         let sent = |packet, layer| self.world.client(publisher.id).sent_at(a.kind, layer, packet);
         let Some(missing) = sent(a.stamp.packet + 1, a.stamp.layer) else { return false };
         let arrives = |p: &Person, sent| sent + p.path.delay;
@@ -311,7 +327,7 @@ impl Play {
         let next = next.min_by_key(|g| g.seq).filter(|g| g.stamp.source == a.stamp.source);
         let switched = next.and_then(|g| sent(g.stamp.packet, g.stamp.layer)).map(|sent| arrives(publisher, sent));
         let taken_until = taken_over.chain(publisher.gone).chain(switched).min();
-        taken_until.is_some_and(|until| arrives(publisher, missing) + publisher.path.jitter >= until)
+        taken_until.is_some_and(|until| arrives(publisher, missing) + publisher.path.overtaking() >= until)
     }
 
     /// Times without packets that are longer than they may be.
@@ -350,7 +366,7 @@ impl Play {
         for (n, (person, from)) in all.iter().enumerate() {
             let next = all[n + 1..].iter().map(|(_, at)| *at).min().unwrap_or(Instant::FAR_FUTURE);
             let until = person.gone.unwrap_or(Instant::FAR_FUTURE).min(next);
-            if let Some(source) = person.source.filter(|_| person.path.loss == 0.0 && *from < until) {
+            if let Some(source) = person.source.filter(|_| !person.path.loses() && *from < until) {
                 turns.push(Turn { source, from: *from, until });
             }
         }

@@ -7,7 +7,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::client::Source;
-use super::network::Path;
+use super::network::{Bottleneck, Path};
+use crate::units::Bitrate;
 
 /// Names a client within its scenario.
 pub type Who = u16;
@@ -46,6 +47,11 @@ pub enum Deed {
     /// A NAT gives it another address.
     Rebind(Who),
     RestartIce(Who),
+    /// Its network becomes another one.
+    Reroute {
+        who: Who,
+        path: Path,
+    },
     /// Its decoder asks for keyframes, so many times in a row.
     Ask {
         who: Who,
@@ -60,6 +66,9 @@ pub enum Deed {
     Strangers(u8),
     RotateCertificate,
 }
+
+/// Seeds below draw what they drew when some of them found something; from here on they draw all that there is.
+const ROUGH_FROM: u64 = 10_000;
 
 const STREAMS_MAX: u8 = 3;
 const VIEWERS_MAX: u16 = 7;
@@ -84,6 +93,9 @@ impl Scenario {
         }
         if draw.rng.random_bool(0.1) {
             draw.at(Duration::ZERO, ends, Deed::RotateCertificate);
+        }
+        if seed >= ROUGH_FROM {
+            draw.roughen(ends);
         }
         draw.deeds.sort_by_key(|(at, _)| *at);
         Scenario { seed, shards, deeds: draw.deeds, ends }
@@ -189,6 +201,47 @@ impl Draw {
         if self.rng.random_bool(0.15) {
             self.at(from, until, Deed::RestartIce(who));
         }
+    }
+
+    /// What publishers' encoders and everybody's networks do besides.
+    fn roughen(&mut self, ends: Duration) {
+        let mut deeds = std::mem::take(&mut self.deeds);
+        for (at, deed) in &mut deeds {
+            let who = match deed {
+                Deed::Publish { who, source, path, .. } => {
+                    if self.rng.random_bool(0.25) {
+                        path.keyframes_late = self.between(10, 250);
+                    }
+                    if self.rng.random_bool(0.05) {
+                        source.clock_jump = Some((self.rng.random_range(1..300), self.clock_jump()));
+                    }
+                    *who
+                }
+                Deed::Watch { who, path, .. } => {
+                    if self.rng.random_bool(0.1) {
+                        path.bottleneck = Some(self.bottleneck());
+                    }
+                    *who
+                }
+                _ => continue,
+            };
+            if self.rng.random_bool(0.1) {
+                let path = self.path();
+                self.at(*at, ends, Deed::Reroute { who, path });
+            }
+        }
+        self.deeds.append(&mut deeds);
+    }
+
+    /// A second at least, ahead or back.
+    fn clock_jump(&mut self) -> u32 {
+        let seconds = [self.rng.random_range(1..20), self.rng.random_range(1..47_000)][self.rng.random_range(0..2)];
+        if self.rng.random() { seconds * 90_000 } else { (seconds * 90_000).wrapping_neg() }
+    }
+
+    fn bottleneck(&mut self) -> Bottleneck {
+        let rate = Bitrate::from_bps(self.rng.random_range(200_000..10_000_000));
+        Bottleneck { rate, queue_bytes: self.rng.random_range(10_000..200_000) }
     }
 
     fn source(&mut self, id: u32) -> Source {

@@ -27,7 +27,7 @@ fn sound(world: &mut World, viewers: &[manycast::sim::ClientId]) {
         }
     }
     let counters = world.counters();
-    oracle::conservation(&counters).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    oracle::conservation(&counters, world.rtp_sent()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     // Two writers under one key would seal an index twice: str0m never even tries.
     let suppressed: u64 = counters.iter().map(|c| c.str0m_media_suppressed).sum();
     assert_eq!(suppressed, 0, "seed {seed}: str0m wanted to send media beside us");
