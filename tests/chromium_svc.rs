@@ -1,4 +1,5 @@
-//! AV1 and VP9 in scalability layers, between pages of a real browser, with and without dependency descriptors.
+//! AV1 and VP9 in scalability layers, between pages of a real browser, with and without dependency descriptors, and on a link
+//! that narrows.
 
 #![expect(clippy::disallowed_methods, reason = "real browsers live in real time")]
 
@@ -8,7 +9,10 @@ mod common;
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod browser;
 
+use std::time::{Duration, Instant};
+
 use browser::{Browser, DemoPage, PATIENCE, Page, Stats, wait_until};
+use common::relay::Relay;
 use common::server::Server;
 use serde_json::{Value, json};
 
@@ -65,8 +69,12 @@ const WATCH: &str = "async pc => {
 
 fn negotiate<'a>(browser: &'a Browser, server: &Server, prepare: &str) -> Page<'a> {
     let page = browser.open(&server.url);
-    page.run(&NEGOTIATE.replace("PREPARE", prepare), vec![]);
+    negotiate_on(&page, prepare);
     page
+}
+
+fn negotiate_on(page: &Page, prepare: &str) {
+    page.run(&NEGOTIATE.replace("PREPARE", prepare), vec![]);
 }
 
 /// Until its media has come.
@@ -210,4 +218,50 @@ fn temporal_layers_of_av1_are_left_out_for_who_reads_descriptors() {
     for viewer in &viewers {
         assert_eq!(stats(viewer).video_in("packetsLost"), 0.0);
     }
+}
+
+/// The estimate has to grow, and an up-switch to wait after the down-switch (`session::bwe`); a busy machine takes longer.
+const LINK_PATIENCE: Duration = Duration::from_secs(90);
+
+/// Bits of video a second, over some seconds.
+fn bitrate(viewer: &Page) -> f64 {
+    let received = || stats(viewer).video_in("bytesReceived") + stats(viewer).video_in("headerBytesReceived");
+    let (from, before) = (Instant::now(), received());
+    wait_until(PATIENCE, || (from.elapsed() >= Duration::from_secs(4)).then_some(()), String::new);
+    8.0 * (received() - before) / from.elapsed().as_secs_f64()
+}
+
+#[test]
+fn a_link_that_narrows_and_widens_brings_the_spatial_layers_that_fit() {
+    let server = Server::start(&["--shards", "2"]);
+    let relay = Relay::start(server.udp(), |_, _| false);
+    let browser = Browser::start();
+    publish(&browser, &server, VP9, SPATIAL);
+    let viewer = browser.open(&server.url);
+    viewer.send_through(relay.addr, server.udp());
+    negotiate_on(&viewer, &WATCH.replace("WANTED", "false"));
+    let wait_for_width = |width: f64| {
+        let (from, seen) = (Instant::now(), || stats(&viewer).video_in("frameWidth"));
+        wait_until(LINK_PATIENCE, || (seen() == width).then_some(()), || format!("{} wide, not {width}", seen()));
+        from.elapsed()
+    };
+    wait_for_width(640.0);
+    let whole = bitrate(&viewer);
+    wish(&viewer, json!({ "maxSpatialLayerId": 0 }));
+    wait_for_width(320.0);
+    let lower = bitrate(&viewer);
+    wish(&viewer, json!({}));
+    wait_for_width(640.0);
+    let frozen = || stats(&viewer).video_in("freezeCount");
+    let before = frozen();
+    relay.narrow((whole + lower) as u64 / 2);
+    let down = wait_for_width(320.0);
+    wait_for_frames(&viewer, 60.0);
+    relay.narrow(0);
+    let up = wait_for_width(640.0);
+    wait_for_frames(&viewer, 60.0);
+    let freezes = frozen() - before;
+    eprintln!("{lower:.0} of {whole:.0} bit/s; down {down:?}, up {up:?}, {freezes} freezes");
+    // The link's queue may hold a keyframe for a second.
+    assert!(freezes <= 4.0, "{freezes} freezes");
 }
