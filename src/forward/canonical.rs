@@ -32,7 +32,6 @@ struct Source {
     /// How its sequence numbers map: one at least, newest first; what is older than the last one belongs to the time before. A
     /// repair may be older than the newest: it keeps its place.
     ranges: VecDeque<SeqRange>,
-    timestamp_offset: u32,
     /// The picture that was left out last.
     left_out: Option<PictureId>,
 }
@@ -47,13 +46,19 @@ const RANGES: usize = 128;
 struct SeqRange {
     first: u64,
     offset: i64,
+    timestamp_offset: u32,
     rewrite: Rewrite,
 }
+
+/// How far a publisher's timestamps may part from the time between two arrivals: more is an RTP clock that has jumped. Less than
+/// has passed is none, but packets that waited on their way, unless it goes back.
+const JUMP: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 struct Newest {
     seq: u64,
     timestamp: u32,
+    arrival: Instant,
     captured: Instant,
     /// The newest of each, as given out.
     numbers: Numbers,
@@ -83,23 +88,48 @@ impl Canonical {
             _ if packet.payload.is_empty() => return Err(Refused::Padding),
             _ => self.bind(packet),
         };
-        let (seq, rewrite) = source.place(packet.seq).ok_or(Refused::Stale)?;
-        let timestamp = packet.timestamp.wrapping_add(source.timestamp_offset);
+        let (seq, range) = source.place(packet.seq).ok_or(Refused::Stale)?;
         if packet.payload.is_empty() {
             self.leave_out(packet);
             return Err(Refused::Padding);
         }
+        let timestamp = self.timestamp(packet, seq, range);
+        let rewrite = range.rewrite;
         let canonical = CanonicalPacket { packet: packet.clone(), seq, timestamp, marker: packet.marker, rewrite };
         if self.newest.is_none_or(|n| seq >= n.seq) {
             let numbers = packet.descriptor.numbers.plus(rewrite);
             self.newest = Some(Newest {
                 seq,
-                timestamp: canonical.timestamp,
+                timestamp,
+                arrival: packet.arrival,
                 captured: packet.captured,
                 numbers: numbers.or(self.newest.map(|n| n.numbers).unwrap_or_default()),
             });
         }
         Ok(canonical)
+    }
+
+    /// Of a packet in `range`. Where the publisher's timestamps have jumped, those that viewers see go on by the time that has
+    /// passed.
+    fn timestamp(&mut self, packet: &MediaPacket, seq: u64, range: SeqRange) -> u32 {
+        let timestamp = packet.timestamp.wrapping_add(range.timestamp_offset);
+        let (Some(newest), Some(source)) = (self.newest, &mut self.source) else { return timestamp };
+        let ahead = |timestamp: u32| i64::from(timestamp.wrapping_sub(newest.timestamp).cast_signed());
+        let front = source.ranges[0];
+        if seq <= newest.seq || range.first != front.first {
+            // It may have been sent under the new clock, and overtaken by the first one that was seen of that.
+            let newer = packet.timestamp.wrapping_add(front.timestamp_offset);
+            return if ahead(newer).abs() < ahead(timestamp).abs() { newer } else { timestamp };
+        }
+        let passed = ticks(packet.kind, packet.arrival.since(newest.arrival));
+        let jump = i64::from(ticks(packet.kind, JUMP));
+        if (-jump..=jump + i64::from(passed)).contains(&ahead(timestamp)) {
+            return timestamp;
+        }
+        let timestamp = newest.timestamp.wrapping_add(passed);
+        let timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
+        source.push(packet.seq, SeqRange { first: packet.seq, timestamp_offset, ..front });
+        timestamp
     }
 
     /// The packet goes to nobody: padding, which probes on the media SSRC, or what is above a rendition. In order, the next
@@ -136,20 +166,18 @@ impl Canonical {
 
     /// Offsets are computed once per publisher and then constant: computing them per packet would add jitter.
     fn bind(&mut self, packet: &MediaPacket) -> &Source {
-        let mut range = SeqRange { first: packet.seq, offset: 0, rewrite: Rewrite::default() };
-        let mut timestamp_offset = 0;
+        let mut range = SeqRange { first: packet.seq, offset: 0, timestamp_offset: 0, rewrite: Rewrite::default() };
         if let Some(newest) = self.newest {
             range.offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
             range.rewrite = Rewrite::following(&newest.numbers, &packet.descriptor.numbers);
             let elapsed = packet.captured.since(newest.captured);
             let timestamp = newest.timestamp.wrapping_add(ticks(packet.kind, elapsed));
-            timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
+            range.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
         }
         self.source.insert(Source {
             generation: packet.generation,
             ssrc: packet.ssrc,
             ranges: VecDeque::from([range]),
-            timestamp_offset,
             left_out: None,
         })
     }
@@ -161,18 +189,28 @@ impl Source {
     }
 
     /// The canonical number; `None` when it is not known any more, or was padding's and is closed up.
-    fn place(&self, seq: u64) -> Option<(u64, Rewrite)> {
+    fn place(&self, seq: u64) -> Option<(u64, SeqRange)> {
         let at = self.ranges.partition_point(|r| r.first > seq);
         let range = self.ranges.get(at)?;
         let canonical = range.canonical(seq);
         let newer = at.checked_sub(1).map(|newer| self.ranges[newer]);
-        newer.is_none_or(|r| canonical < r.canonical(r.first)).then_some((canonical, range.rewrite))
+        newer.is_none_or(|r| canonical < r.canonical(r.first)).then_some((canonical, *range))
+    }
+
+    /// From the packet `from` on numbers map in another way.
+    fn push(&mut self, from: u64, range: SeqRange) {
+        // Nothing was given out in between.
+        if self.ranges.front().is_some_and(|front| front.first == from) {
+            self.ranges.pop_front();
+        }
+        self.ranges.truncate(RANGES - 1);
+        self.ranges.push_front(range);
     }
 
     /// The packet after `left_out`, which is the newest, takes its number, and in VP8 the picture after its picture takes
     /// that one's. (VP9's references count in picture ids, so there a gap must stay.)
     fn close_up(&mut self, left_out: &MediaPacket) {
-        let SeqRange { first, offset, mut rewrite } = self.ranges[0];
+        let SeqRange { first, offset, timestamp_offset, mut rewrite } = self.ranges[0];
         if left_out.seq < first {
             return;
         }
@@ -181,12 +219,7 @@ impl Source {
             rewrite.picture_id = rewrite.picture_id.wrapping_sub(1);
             self.left_out = picture;
         }
-        // Several in a row: nothing was given out in between.
-        if left_out.seq == first {
-            self.ranges.pop_front();
-        }
-        self.ranges.truncate(RANGES - 1);
-        self.ranges.push_front(SeqRange { first: left_out.seq + 1, offset: offset - 1, rewrite });
+        self.push(left_out.seq, SeqRange { first: left_out.seq + 1, offset: offset - 1, timestamp_offset, rewrite });
     }
 }
 
@@ -285,6 +318,25 @@ mod tests {
         let mut payload = packet.payload.to_vec();
         placed.rewrite.apply(&packet.descriptor.numbers, &mut payload);
         payload
+    }
+
+    #[test]
+    fn timestamps_that_jump_go_on_by_the_time_that_has_passed() {
+        let mut canonical = Canonical::default();
+        let mut see = |seq, timestamp, at_ms| {
+            let placed = canonical.place(&packet(1, seq, timestamp, at_ms, 7, 7, seq == 1)).expect("has a place");
+            (placed.seq, placed.timestamp)
+        };
+        let hour = 3600 * 90_000;
+        assert_eq!([see(1, 3000, 0), see(2, 6000, 33)], [(1, 3000), (2, 6000)]);
+        // An encoder that began anew an hour ahead, and one at nothing; each overtook a packet of its own and one before.
+        assert_eq!(see(5, hour + 6000, 133), (5, 6000 + 9000));
+        assert_eq!([see(4, hour + 3000, 134), see(3, 9000, 135)], [(4, 6000 + 6000), (3, 9000)]);
+        assert_eq!(see(6, hour + 9000, 166), (6, 18_000));
+        assert_eq!([see(8, 3000, 233), see(7, 0, 234), see(9, 6000, 266)], [(8, 24_030), (7, 21_030), (9, 27_030)]);
+        // Neither a pause nor packets that have waited are a jump.
+        assert_eq!([see(10, 906_000, 10_266), see(11, 909_000, 15_266)], [(10, 927_030), (11, 930_030)]);
+        assert_eq!(see(12, 912_000, 15_267), (12, 933_030));
     }
 
     #[test]

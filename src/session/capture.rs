@@ -4,7 +4,13 @@
 //! together. The offset is the smallest `arrival - NTP` so far: that of the
 //! packet which waited least on its way.
 
+use std::time::Duration;
+
 use crate::units::Instant;
+
+/// How far timestamps may part from the time that has passed since a sender report: more is an RTP clock that has jumped, and
+/// what the report says of it is over.
+const JUMP: Duration = Duration::from_secs(1);
 
 /// One publisher's clock against ours.
 #[derive(Debug, Default)]
@@ -13,19 +19,39 @@ pub(super) struct CaptureClock {
     offset: Option<i128>,
 }
 
+/// A track's last sender report, and when the first packet after it came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Report {
+    /// NTP (32.32) and RTP time.
+    times: (u64, u32),
+    since: Instant,
+}
+
 impl CaptureClock {
-    /// `report`: NTP (32.32) and RTP time of the track's last sender report. Never later than `arrival`.
+    /// `times`: NTP (32.32) and RTP time of the track's last sender report, of which `report` takes note. Never later than
+    /// `arrival`.
     pub fn captured(
         &mut self,
+        report: &mut Option<Report>,
         arrival: Instant,
         timestamp: u32,
         clock_rate: u32,
-        report: Option<(u64, u32)>,
+        times: Option<(u64, u32)>,
     ) -> Instant {
-        let Some((ntp, rtp)) = report else { return arrival };
+        let Some(times) = times else { return arrival };
+        let report = match report.filter(|r| r.times == times) {
+            Some(known) => known,
+            None => *report.insert(Report { times, since: arrival }),
+        };
+        let (ntp, rtp) = times;
         // Signed: a packet may be older than the report.
         let ticks = i128::from(timestamp.wrapping_sub(rtp).cast_signed());
-        let theirs = ntp_nanos(ntp) + ticks * 1_000_000_000 / i128::from(clock_rate);
+        let later = ticks * 1_000_000_000 / i128::from(clock_rate);
+        let (jump, passed) = (JUMP.as_nanos() as i128, arrival.since(report.since).as_nanos() as i128);
+        if later < -jump || later > passed + jump {
+            return arrival;
+        }
+        let theirs = ntp_nanos(ntp) + later;
         let ours = i128::from(arrival.as_nanos());
         let candidate = ours - theirs;
         // A smaller one shows that those before had waited on their way, or that the clocks drift apart: for all tracks
@@ -60,7 +86,7 @@ mod tests {
 
     #[test]
     fn without_a_report_a_packet_was_captured_when_it_came() {
-        assert_eq!(CaptureClock::default().captured(at(5), 1, 90_000, None), at(5));
+        assert_eq!(CaptureClock::default().captured(&mut None, at(5), 1, 90_000, None), at(5));
     }
 
     #[test]
@@ -68,19 +94,35 @@ mod tests {
         let mut clock = CaptureClock::default();
         // The publisher's clock is 1000 s ahead; its video's RTP time was 0 then, its audio's 500.
         let (video, audio) = (Some((ntp(1_000_000), 0)), Some((ntp(1_000_000), 500)));
-        assert!(close(clock.captured(at(10), 0, 90_000, video), 10));
+        let (of_video, of_audio) = (&mut None, &mut None);
+        assert!(close(clock.captured(of_video, at(10), 0, 90_000, video), 10));
         // Video that was captured 33 ms later and waited 20 ms more; audio of the same moment that did not.
-        assert!(close(clock.captured(at(63), 2970, 90_000, video), 43));
-        assert!(close(clock.captured(at(43), 500 + 1584, 48_000, audio), 43));
+        assert!(close(clock.captured(of_video, at(63), 2970, 90_000, video), 43));
+        assert!(close(clock.captured(of_audio, at(43), 500 + 1584, 48_000, audio), 43));
     }
 
     #[test]
     fn nothing_is_captured_in_the_future() {
         let mut clock = CaptureClock::default();
-        let report = Some((ntp(1_000_000), 0));
-        assert!(close(clock.captured(at(50), 0, 90_000, report), 50));
+        let (report, times) = (&mut None, Some((ntp(1_000_000), 0)));
+        assert!(close(clock.captured(report, at(50), 0, 90_000, times), 50));
         // This one came faster: the first had waited 30 ms, which is known from now on.
-        assert!(close(clock.captured(at(53), 2970, 90_000, report), 53));
-        assert!(close(clock.captured(at(99), 2970, 90_000, report), 53));
+        assert!(close(clock.captured(report, at(53), 2970, 90_000, times), 53));
+        assert!(close(clock.captured(report, at(99), 2970, 90_000, times), 53));
+    }
+
+    #[test]
+    fn a_timestamp_that_jumps_says_nothing_until_the_next_report() {
+        let mut clock = CaptureClock::default();
+        let (report, times) = (&mut None, Some((ntp(1_000_000), 0)));
+        assert!(close(clock.captured(report, at(50), 0, 90_000, times), 50));
+        let audio = Some((ntp(1_000_000), 500));
+        for jump in [14_000 * 90, -14_000 * 90] {
+            assert_eq!(clock.captured(report, at(150), (jump + 9000) as u32, 90_000, times), at(150));
+            assert!(close(clock.captured(&mut None, at(170), 500 + 4800, 48_000, audio), 150), "as before");
+        }
+        // Nothing was wrong with the publisher's other clock.
+        let next = Some((ntp(1_000_200), 14_200 * 90));
+        assert!(close(clock.captured(report, at(290), 14_200 * 90, 90_000, next), 250));
     }
 }

@@ -6,7 +6,7 @@ use str0m::Rtc;
 use str0m::media::{KeyframeRequestKind, MediaKind, Pt, Rid};
 use str0m::rtp::{ExtensionValues, RtpHeader, RtpPacket};
 
-use super::capture::CaptureClock;
+use super::capture::{self, CaptureClock};
 use super::negotiate::BoundFormat;
 use crate::id::{self, Generation, StreamId};
 use crate::limits::LAYERS_MAX;
@@ -39,6 +39,7 @@ struct Track {
     payload_type: Pt,
     /// RTP timestamp of the access unit whose parameter sets came last.
     parameters_at: Option<u32>,
+    report: Option<capture::Report>,
     dependencies: Dependencies,
 }
 
@@ -100,7 +101,8 @@ impl Publisher {
         let same = track.as_ref().is_some_and(|t| t.ssrc == ssrc && t.payload_type == payload_type);
         let mut started = None;
         if !same {
-            *track = Some(Track { ssrc, payload_type, parameters_at: None, dependencies: Dependencies::default() });
+            let dependencies = Dependencies::default();
+            *track = Some(Track { ssrc, payload_type, parameters_at: None, report: None, dependencies });
             started = Some(TrackStarted { kind, format, payload_type: *payload_type, ssrc });
             if bound.nack && bound.rtx.is_none() {
                 // OBS resends in-band on its only SSRC; str0m asks for nothing without RTX unless told to.
@@ -114,11 +116,12 @@ impl Publisher {
                 pli.next = now + pli.interval;
             }
         }
+        let track = track.as_mut()?;
         let (descriptor, starts_keyframe, dependency) =
-            track.as_mut()?.read(format.codec, *rtp.seq_no, &rtp.header, &rtp.payload);
+            track.read(format.codec, *rtp.seq_no, &rtp.header, &rtp.payload);
         let clock_rate = if kind == MediaKind::Audio { 48_000 } else { 90_000 };
-        let report = rtp.last_sender_info.map(|r| (ntp(r.ntp_time), r.rtp_time.numer() as u32));
-        let captured = self.clock.captured(now, rtp.header.timestamp, clock_rate, report);
+        let times = rtp.last_sender_info.map(|r| (ntp(r.ntp_time), r.rtp_time.numer() as u32));
+        let captured = self.clock.captured(&mut track.report, now, rtp.header.timestamp, clock_rate, times);
         let packet = MediaPacket {
             stream: self.stream,
             kind,
@@ -272,8 +275,13 @@ mod tests {
 
     #[test]
     fn a_descriptor_goes_before_the_payload_if_it_can_be_read() {
-        let mut track =
-            Track { ssrc: 1, payload_type: 45.into(), parameters_at: None, dependencies: Dependencies::default() };
+        let mut track = Track {
+            ssrc: 1,
+            payload_type: 45.into(),
+            parameters_at: None,
+            report: None,
+            dependencies: Dependencies::default(),
+        };
         let mut check = |codec, dependency: Option<&[u8]>, payload: &[u8], expected: (u8, bool, bool)| {
             let mut header = RtpHeader::default();
             if let Some(bytes) = dependency {
