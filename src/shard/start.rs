@@ -181,6 +181,10 @@ impl Shard {
             return false;
         }
         let keyframe = &gop.packets()[0];
+        // Whose keyframe has not come yet has no past, and his predecessor's would only be seen to leap.
+        if self.fanout.stream(stream).is_some_and(|s| s.active() != keyframe.packet.generation) {
+            return false;
+        }
         let end = gop.packets().iter().rev().find(|p| p.seq == newest).unwrap_or(keyframe);
         let keyframe_bytes: usize = gop.keyframe().iter().map(|p| p.packet.payload.len()).sum();
         let rest = (gop.bytes() - keyframe_bytes) as u64;
