@@ -32,7 +32,7 @@ use crate::session::negotiate::PeerConfig;
 use crate::shard::message::{Command, Event, PeerMessage, RequestId};
 use crate::shard::{Shard, ShardConfig};
 use crate::srtp::dtls::{self, Certificate};
-use crate::units::{Epoch, Instant};
+use crate::units::{Bitrate, Epoch, Instant};
 use crate::wire::classify::{Kind, classify};
 use client::{Client, Habits, Source};
 
@@ -348,6 +348,13 @@ impl World {
     pub fn request_keyframe(&mut self, id: ClientId) {
         let now = self.now;
         self.clients[id.0].client.request_keyframe(now);
+        self.send_from_client(id);
+    }
+
+    /// The viewer says what its path carries.
+    pub fn request_remb(&mut self, id: ClientId, bitrate: Bitrate) {
+        let now = self.now;
+        self.clients[id.0].client.request_remb(now, bitrate);
         self.send_from_client(id);
     }
 

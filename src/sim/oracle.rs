@@ -15,6 +15,9 @@ const SQUEEZED: f64 = 0.9;
 /// And so long it may go on at the pace of the present, when the path is slower than was thought.
 const REPLAY_TAIL: Duration = Duration::from_secs(1);
 
+/// What two packets are apart by their capture, and not by their arrival, when a viewer that is behind leaves something out.
+const BEHIND: Duration = Duration::from_millis(10);
+
 /// Of a video that has five frames a second: none here has fewer, and audio has its packets 960 ticks apart.
 const FRAME_TICKS_MAX: f64 = 18_000.0;
 
@@ -113,10 +116,13 @@ fn check_step(a: &Got, b: &Got, replaying: bool, faults: &mut Vec<String>) {
     if switched && b.kind == MediaKind::Video && b.seq == a.seq + 1 && !startable {
         fault("a new publisher or layer does not start with a keyframe");
     }
-    // A replay of the past ends early when a new keyframe comes, or with its own; a layer that falls silent is left, and come
-    // back to. What was not sent is closed up then. The keyframe may be lost.
-    let ends_early = replaying || a.stamp.keyframe || b.at.since(a.at) >= SILENCE;
-    let begins = startable || replaying && b.seq > a.seq + 1;
+    let clock_rate = if a.kind == MediaKind::Audio { 48_000 } else { 90_000 };
+    let passed = Duration::from_secs(1) * ahead / clock_rate;
+    // A replay of the past ends early when a new keyframe comes, or with its own, and so does the way of a viewer that is behind;
+    // a layer that falls silent is left, and come back to. What was not sent is closed up then. The keyframe may be lost.
+    let catching_up = replaying || passed > b.at.since(a.at) + BEHIND;
+    let ends_early = catching_up || a.stamp.keyframe || b.at.since(a.at) >= SILENCE;
+    let begins = startable || catching_up && b.seq > a.seq + 1;
     let spliced = !switched && a.kind == MediaKind::Video && ends_early && begins && b.stamp.packet > a.stamp.packet;
     if !switched
         && !spliced
@@ -125,8 +131,7 @@ fn check_step(a: &Got, b: &Got, replaying: bool, faults: &mut Vec<String>) {
     {
         fault("sequence numbers and the publisher's packets part");
     }
-    let clock_rate = if a.kind == MediaKind::Audio { 48_000 } else { 90_000 };
-    if switched && Duration::from_secs(1) * ahead / clock_rate > b.at.since(a.at) + SWITCH_LEAP {
+    if switched && passed > b.at.since(a.at) + SWITCH_LEAP {
         fault("a new publisher's or layer's timestamp leaps");
     }
     if switched && ahead == 0 {

@@ -177,6 +177,10 @@ impl Play {
                     self.world.run_for(Duration::from_millis(3));
                 }
             }
+            Deed::Bound { who, bitrate } => {
+                let Some(id) = self.present(who) else { return };
+                self.world.request_remb(id, bitrate);
+            }
             Deed::Wish { who, layer } => {
                 let Some(id) = self.present(who) else { return };
                 let status = self.world.wish(id, layer);

@@ -57,6 +57,11 @@ pub enum Deed {
         who: Who,
         times: u8,
     },
+    /// Says what its path carries (REMB).
+    Bound {
+        who: Who,
+        bitrate: Bitrate,
+    },
     /// POST to its layer URL.
     Wish {
         who: Who,
@@ -212,7 +217,7 @@ impl Draw {
                     if self.rng.random_bool(0.25) {
                         path.keyframes_late = self.between(10, 250);
                     }
-                    if self.rng.random_bool(0.05) {
+                    if self.rng.random_bool(0.1) {
                         source.clock_jump = Some((self.rng.random_range(1..300), self.clock_jump()));
                     }
                     *who
@@ -231,6 +236,28 @@ impl Draw {
             }
         }
         self.deeds.append(&mut deeds);
+        self.bind(ends);
+    }
+
+    /// Some viewers say every second, for a while, that their paths carry so much.
+    fn bind(&mut self, ends: Duration) {
+        let viewers: Vec<(Duration, Who)> = self
+            .deeds
+            .iter()
+            .filter_map(|(at, deed)| match deed {
+                Deed::Watch { who, .. } => Some((*at, *who)),
+                _ => None,
+            })
+            .collect();
+        for (joins, who) in viewers {
+            if !self.rng.random_bool(0.3) {
+                continue;
+            }
+            let bitrate = Bitrate::from_bps(self.rng.random_range(50_000..5_000_000));
+            let first = self.between(joins.as_millis() as u64, ends.as_millis() as u64);
+            let seconds = self.rng.random_range(1..10);
+            self.deeds.extend((0..seconds).map(|n| (first + Duration::from_secs(n), Deed::Bound { who, bitrate })));
+        }
     }
 
     /// A second at least, ahead or back.

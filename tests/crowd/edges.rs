@@ -264,6 +264,22 @@ fn a_past_that_is_not_whole_is_a_keyframe_alone() {
     assert_whole(&room, 4 + 2);
 }
 
+/// Another publisher has taken over, and its keyframe has not come yet.
+#[test]
+fn nobody_is_started_with_the_picture_of_a_publisher_that_was_replaced() {
+    let mut room = start();
+    assert!(room.stream.activate(Generation(2), ShardId(1)));
+    show(&room, [true; 3]);
+    room.watch();
+    room.run_until(|room| room.clients[1].connected_at.is_some());
+    wait(&mut room, 1000);
+    assert_eq!(room.clients[1].got(), []);
+    let successors = MediaPacket { generation: Generation(2), ssrc: 7, ..packet(room.now, STREAM, 2, 90, true, 500) };
+    room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(successors)), &mut room.out);
+    wait(&mut room, 1);
+    assert_eq!(room.clients[1].got().len(), 1);
+}
+
 /// Layer h has stopped, the viewer is started from the past of m, and h is wished for before m's next packet.
 fn back_to_h_during_a_replay() -> Room {
     let mut room = start();
