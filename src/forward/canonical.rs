@@ -52,7 +52,7 @@ struct SeqRange {
 
 /// How far a publisher's timestamps may part from the time between two arrivals: more is an RTP clock that has jumped. Less than
 /// has passed is none, but packets that waited on their way, unless it goes back.
-const JUMP: Duration = Duration::from_secs(1);
+const JUMP: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug)]
 struct Newest {

@@ -10,7 +10,7 @@ use crate::units::Instant;
 
 /// How far timestamps may part from the time that has passed since a sender report: more is an RTP clock that has jumped, and
 /// what the report says of it is over.
-const JUMP: Duration = Duration::from_secs(1);
+const JUMP: Duration = Duration::from_millis(500);
 
 /// One publisher's clock against ours.
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@ use super::Shard;
 use super::timers::Armed;
 use super::viewers::Viewer;
 use crate::datagram::SendBatch;
+use crate::forward::fanout::Joined;
 use crate::forward::select::{self, Layers, RUNGS_MAX, Ranking, Rung, Wish};
 use crate::forward::table::Stream;
 use crate::id::{SessionId, StreamId};
@@ -195,7 +196,10 @@ impl Shard {
             if self.viewers[viewer].egress.is_descending() {
                 return self.fanout.join_below(&shared, shown, wanted, viewer);
             }
-            self.fanout.join(&shared, MediaKind::Video, wanted, viewer);
+            // Of a keyframe whose first packet is late the others may be there already.
+            if self.fanout.join(&shared, MediaKind::Video, wanted, viewer) == Joined::First {
+                self.request_past(now, &shared, wanted.layer);
+            }
             self.request_keyframe_at_once(now, stream.id, wanted.layer, out);
         } else {
             // Nothing goes on meanwhile, so the past of the new one is welcome.

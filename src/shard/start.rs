@@ -338,7 +338,7 @@ impl Shard {
     }
 
     /// This shard has its first viewer of a layer: its past is with the publisher's.
-    fn request_past(&mut self, now: Instant, stream: &Stream, layer: u8) {
+    pub(super) fn request_past(&mut self, now: Instant, stream: &Stream, layer: u8) {
         if stream.active() != Generation::default() && self.fanout.ask_for_past(now, stream.id, layer) {
             let message = PeerMessage::PastRequest { stream: stream.id, layer, from: self.id };
             self.peers.push_back((stream.publisher_shard(), message));
