@@ -38,7 +38,7 @@ struct Source {
 
 /// Ranges between packets that are left out (in a row they make one range): padding, with which a publisher probes a few times
 /// a second; in renditions of fewer layers, part of each picture. A packet that is older is refused. 1 s of 60 pictures a second,
-/// of which a loss cuts each in two, is more than a repair takes. 3 kB of a track that leaves something out.
+/// of which a loss cuts each in two, is more than a repair takes. 4 kB of a track that leaves something out.
 const RANGES: usize = 128;
 
 /// From `first` up to the next range's.
@@ -50,8 +50,8 @@ struct SeqRange {
     rewrite: Rewrite,
 }
 
-/// How far a publisher's timestamps may part from the time between two arrivals: more is an RTP clock that has jumped. Less than
-/// has passed is none, but packets that waited on their way, unless it goes back.
+/// A timestamp that is so far ahead of what a packet without delay would have, or behind the newest, is of an RTP clock that has
+/// jumped.
 const JUMP: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +59,8 @@ struct Newest {
     seq: u64,
     timestamp: u32,
     arrival: Instant,
+    /// The timestamp of a packet that came then without delay.
+    prompt: u32,
     captured: Instant,
     /// The newest of each, as given out.
     numbers: Numbers,
@@ -98,10 +100,13 @@ impl Canonical {
         let canonical = CanonicalPacket { packet: packet.clone(), seq, timestamp, marker: packet.marker, rewrite };
         if self.newest.is_none_or(|n| seq >= n.seq) {
             let numbers = packet.descriptor.numbers.plus(rewrite);
+            let prompt = self.newest.map_or(timestamp, |newest| newest.prompt_at(packet));
+            let is_early = timestamp.wrapping_sub(prompt).cast_signed() > 0;
             self.newest = Some(Newest {
                 seq,
                 timestamp,
                 arrival: packet.arrival,
+                prompt: if is_early { timestamp } else { prompt },
                 captured: packet.captured,
                 numbers: numbers.or(self.newest.map(|n| n.numbers).unwrap_or_default()),
             });
@@ -121,12 +126,13 @@ impl Canonical {
             let newer = packet.timestamp.wrapping_add(front.timestamp_offset);
             return if ahead(newer).abs() < ahead(timestamp).abs() { newer } else { timestamp };
         }
-        let passed = ticks(packet.kind, packet.arrival.since(newest.arrival));
         let jump = i64::from(ticks(packet.kind, JUMP));
-        if (-jump..=jump + i64::from(passed)).contains(&ahead(timestamp)) {
+        let early = timestamp.wrapping_sub(newest.prompt_at(packet)).cast_signed();
+        if ahead(timestamp) >= -jump && i64::from(early) <= jump {
             return timestamp;
         }
-        let timestamp = newest.timestamp.wrapping_add(passed);
+        let passed = packet.arrival.since(newest.arrival);
+        let timestamp = newest.timestamp.wrapping_add(frames(packet.kind, passed));
         let timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
         source.push(packet.seq, SeqRange { first: packet.seq, timestamp_offset, ..front });
         timestamp
@@ -171,7 +177,7 @@ impl Canonical {
             range.offset = (newest.seq + 1).wrapping_sub(packet.seq).cast_signed();
             range.rewrite = Rewrite::following(&newest.numbers, &packet.descriptor.numbers);
             let elapsed = packet.captured.since(newest.captured);
-            let timestamp = newest.timestamp.wrapping_add(ticks(packet.kind, elapsed));
+            let timestamp = newest.timestamp.wrapping_add(frames(packet.kind, elapsed));
             range.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
         }
         self.source.insert(Source {
@@ -223,21 +229,29 @@ impl Source {
     }
 }
 
+impl Newest {
+    /// What the packet's timestamp would be, had nothing delayed it.
+    fn prompt_at(&self, packet: &MediaPacket) -> u32 {
+        self.prompt.wrapping_add(ticks(packet.kind, packet.arrival.since(self.arrival)))
+    }
+}
+
 impl SeqRange {
     fn canonical(&self, seq: u64) -> u64 {
         seq.wrapping_add_signed(self.offset)
     }
 }
 
-/// Elapsed time in the clock of a kind, one frame at least so that timestamps never stand still.
+/// Elapsed time in the clock of a kind.
 fn ticks(kind: MediaKind, elapsed: Duration) -> u32 {
-    let (clock_rate, frame) = match kind {
-        MediaKind::Audio => (48_000, 960),
-        MediaKind::Video => (90_000, 3_000),
-    };
-    let ticks = elapsed.as_nanos() * clock_rate / 1_000_000_000;
+    let clock_rate = if kind == MediaKind::Audio { 48_000 } else { 90_000 };
     // Truncation is what a wrapping clock does.
-    (ticks as u32).max(frame)
+    (elapsed.as_nanos() * clock_rate / 1_000_000_000) as u32
+}
+
+/// One frame at least, so that timestamps never stand still.
+fn frames(kind: MediaKind, elapsed: Duration) -> u32 {
+    ticks(kind, elapsed).max(if kind == MediaKind::Audio { 960 } else { 3_000 })
 }
 
 #[cfg(test)]
@@ -334,9 +348,10 @@ mod tests {
         assert_eq!([see(4, hour + 3000, 134), see(3, 9000, 135)], [(4, 6000 + 6000), (3, 9000)]);
         assert_eq!(see(6, hour + 9000, 166), (6, 18_000));
         assert_eq!([see(8, 3000, 233), see(7, 0, 234), see(9, 6000, 266)], [(8, 24_030), (7, 21_030), (9, 27_030)]);
-        // Neither a pause nor packets that have waited are a jump.
+        // Neither a pause nor packets that have waited are a jump, nor that others were lost behind those.
         assert_eq!([see(10, 906_000, 10_266), see(11, 909_000, 15_266)], [(10, 927_030), (11, 930_030)]);
-        assert_eq!(see(12, 912_000, 15_267), (12, 933_030));
+        assert_eq!([see(12, 912_000, 15_267), see(90, 1_350_000, 15_270)], [(12, 933_030), (90, 1_371_030)]);
+        assert_eq!(see(91, 1_440_000, 15_274), (91, 1_374_030));
     }
 
     #[test]
@@ -478,8 +493,8 @@ mod tests {
 
     #[test]
     fn timestamps_advance_by_a_frame_at_least() {
-        assert_eq!(ticks(MediaKind::Video, Duration::ZERO), 3000);
-        assert_eq!(ticks(MediaKind::Audio, Duration::from_millis(100)), 4800);
+        assert_eq!(frames(MediaKind::Video, Duration::ZERO), 3000);
+        assert_eq!(frames(MediaKind::Audio, Duration::from_millis(100)), 4800);
     }
 
     proptest::proptest! {

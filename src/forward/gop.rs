@@ -20,8 +20,9 @@ const LATE_MAX: usize = 64;
 pub struct Gop<P> {
     packets: Vec<P>,
     bytes: usize,
-    /// Of these, how many belong to the keyframe.
+    /// Of these, how many belong to the keyframe, and their payload.
     keyframe_packets: usize,
+    keyframe_bytes: usize,
     /// What came after the keyframe did not fit.
     cut: bool,
     /// What came last and is not kept.
@@ -36,6 +37,7 @@ impl<P> Default for Gop<P> {
             packets: Vec::new(),
             bytes: 0,
             keyframe_packets: 0,
+            keyframe_bytes: 0,
             cut: false,
             early: Early::default(),
             overtaken: false,
@@ -61,6 +63,7 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
             (true, false) => {
                 self.push(packet);
                 self.keyframe_packets += 1;
+                self.keyframe_bytes = self.bytes;
             }
             (false, false) => self.push(packet),
             // Half a keyframe is of no use to anybody.
@@ -82,7 +85,7 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
         self.cut = true;
         self.packets.truncate(self.keyframe_packets);
         self.packets.shrink_to_fit();
-        self.bytes = self.packets.iter().map(|p| p.as_ref().payload.len()).sum();
+        self.bytes = self.keyframe_bytes;
     }
 
     /// A keyframe begins. Packets of it may have come before its first one: that was overtaken, or lost and repaired.
@@ -93,6 +96,7 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
         self.clear();
         self.push(packet);
         self.keyframe_packets = 1;
+        self.keyframe_bytes = self.bytes;
         let late = before.filter(|p| p.as_ref().ssrc == ssrc && p.as_ref().seq > seq);
         late.for_each(|p| self.insert(p));
         // None of them was a later keyframe.
@@ -108,6 +112,7 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
         self.packets.clear();
         self.bytes = 0;
         self.keyframe_packets = 0;
+        self.keyframe_bytes = 0;
         self.cut = false;
         self.early.clear();
         self.overtaken = false;
@@ -135,6 +140,17 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
     /// Everything since the keyframe is there, so that a decoder can go on with what comes next.
     pub fn is_whole(&self) -> bool {
         !self.cut && !self.packets.is_empty()
+    }
+
+    /// Nothing of the keyframe is known to be missing at its end, or something else has come since.
+    pub fn is_past_keyframe(&self) -> bool {
+        let ends = self.keyframe().last().is_some_and(|p| p.as_ref().marker);
+        ends || self.keyframe_packets < self.packets.len()
+    }
+
+    /// The keyframe's payload.
+    pub fn keyframe_bytes(&self) -> usize {
+        self.keyframe_bytes
     }
 
     /// Payload.

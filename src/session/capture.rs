@@ -11,6 +11,8 @@ use crate::units::Instant;
 /// How far timestamps may part from the time that has passed since a sender report: more is an RTP clock that has jumped, and
 /// what the report says of it is over.
 const JUMP: Duration = Duration::from_millis(500);
+/// A publisher's packets may wait so long behind its reports.
+const WAITS_MAX: Duration = Duration::from_secs(5);
 
 /// One publisher's clock against ours.
 #[derive(Debug, Default)]
@@ -47,8 +49,8 @@ impl CaptureClock {
         // Signed: a packet may be older than the report.
         let ticks = i128::from(timestamp.wrapping_sub(rtp).cast_signed());
         let later = ticks * 1_000_000_000 / i128::from(clock_rate);
-        let (jump, passed) = (JUMP.as_nanos() as i128, arrival.since(report.since).as_nanos() as i128);
-        if later < -jump || later > passed + jump {
+        let latest = (arrival.since(report.since) + JUMP).as_nanos() as i128;
+        if later < -(WAITS_MAX.as_nanos() as i128) || later > latest {
             return arrival;
         }
         let theirs = ntp_nanos(ntp) + later;

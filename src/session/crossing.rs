@@ -132,6 +132,11 @@ impl Crossing {
         self.last.is_some_and(|last| last.is_of_track(&first.packet) && first.packet.seq > last.seq)
     }
 
+    /// Whether the viewer has got this packet, or a later one of its track, in another rendition.
+    pub fn has_passed(&self, packet: &MediaPacket) -> bool {
+        self.last.is_some_and(|last| last.is_of_track(packet) && packet.seq <= last.seq)
+    }
+
     /// Looks for the viewer's turn in `run` of the new rendition.
     pub fn find(&mut self, packets: &[CanonicalPacket], run: Range<usize>) -> Found {
         let Some(last) = self.last else { return Found::NotYet };

@@ -187,7 +187,7 @@ impl Egress {
     /// # Panics
     /// When `run` is none of `packets`.
     pub fn replay(&mut self, now: Instant, packets: &[CanonicalPacket], run: &Run, out: &mut SendBatch) -> Written {
-        match matches!(self.phase(), Some(Phase::Replaying(_))) {
+        match matches!(self.phase(), Some(Phase::Replaying(_) | Phase::Behind(_))) {
             true => self.write_current(now, MediaKind::Video, packets, run, out),
             false => Written::NotWanted,
         }
@@ -221,7 +221,15 @@ impl Egress {
     /// The viewer, which gets the video as it comes, has got the beginning of this keyframe: what follows is its past.
     pub fn fall_behind(&mut self, keyframe: &CanonicalPacket) {
         if let Some(track) = self.video_mut() {
-            track.phase = Phase::Replaying(keyframe.seq);
+            track.phase = Phase::Behind(keyframe.seq);
+        }
+    }
+
+    /// A viewer that has fallen behind goes on with this keyframe.
+    pub fn skip_to(&mut self, rendition: Rendition, keyframe: &CanonicalPacket) {
+        if let Some(track) = &mut self.tracks[MediaKind::Video as usize] {
+            track.splice_at(rendition, keyframe, keyframe, None, &mut self.feedback);
+            track.phase = Phase::Behind(keyframe.seq);
         }
     }
 
@@ -234,7 +242,13 @@ impl Egress {
 
     /// Whether the replay that began with this keyframe is still under way.
     pub fn is_replaying(&self, rendition: Rendition, keyframe: u64) -> bool {
-        self.shown() == Some(rendition) && self.phase() == Some(Phase::Replaying(keyframe))
+        let phases = [Phase::Replaying(keyframe), Phase::Behind(keyframe)].map(Some);
+        self.shown() == Some(rendition) && phases.contains(&self.phase())
+    }
+
+    /// Whether this keyframe is what the viewer's numbering began with.
+    pub fn began_with(&self, keyframe: u64) -> bool {
+        self.video().and_then(|t| t.splice).is_some_and(|s| s.from == keyframe)
     }
 
     /// Whether the viewer has seen later packets than this of the rendition that it is shown.
@@ -474,11 +488,10 @@ impl Egress {
         self.bwe.as_deref_mut()
     }
 
-    /// What the viewer's path is known to carry, by its own word or by measurement, of which this is so many percent;
-    /// `None`: nothing is known.
-    pub fn bound(&self, now: Instant, percent: u64) -> Option<Bitrate> {
+    /// What the viewer's path is known to carry, by measurement or by its own word; `None`: nothing is known.
+    pub fn bound(&self, now: Instant) -> Option<Bitrate> {
         let measured = self.bwe.as_ref().filter(|bwe| !bwe.round_trip().is_zero());
-        let measured = measured.map(|bwe| Bitrate::from_bps(bwe.estimate().as_bps().saturating_mul(percent) / 100));
+        let measured = measured.map(|bwe| bwe.estimate());
         measured.into_iter().chain(self.feedback.bound(now)).min()
     }
 

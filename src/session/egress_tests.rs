@@ -348,7 +348,7 @@ fn what_a_viewer_asks_for_leaves_twice_unless_its_link_is_full() {
     assert_eq!(copies(&mut scene, 10_002), 2);
     scene.report_loss(26);
     assert_eq!(copies(&mut scene, 10_003), 1, "a tenth is lost");
-    assert_eq!(scene.egress.bound(scene.now, 100), Some(Bitrate::from_bps(0)));
+    assert_eq!(scene.egress.bound(scene.now), Some(Bitrate::from_bps(0)));
     scene.report_loss(0);
     assert_eq!(copies(&mut scene, 10_004), 2);
 }
@@ -374,7 +374,7 @@ fn second_copies_leave_half_of_what_may_be_sent_again_to_first_answers() {
 fn what_a_viewer_says_of_its_path_counts_for_seconds() {
     let mut scene = Scene::new(28);
     scene.send(MediaKind::Video, 8);
-    assert_eq!(scene.egress.bound(scene.now, 100), None);
+    assert_eq!(scene.egress.bound(scene.now), None);
     // 2^2 times 250,000 bit/s.
     let remb =
         [0x8f, 206, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0, b'R', b'E', b'M', b'B', 1, 2 << 2 | 3, 0xd0, 0x90, 0, 0, 0, 11];
@@ -383,9 +383,9 @@ fn what_a_viewer_says_of_its_path_counts_for_seconds() {
     compound.extend(remb);
     scene.viewer.seal_rtcp(&mut compound).expect("indices are left");
     assert!(scene.hear(&compound).0);
-    assert_eq!(scene.egress.bound(scene.now, 100), Some(Bitrate::from_bps(1_000_000)));
+    assert_eq!(scene.egress.bound(scene.now), Some(Bitrate::from_bps(1_000_000)));
     scene.now += Duration::from_secs(6);
-    assert_eq!(scene.egress.bound(scene.now, 100), None);
+    assert_eq!(scene.egress.bound(scene.now), None);
 }
 
 #[test]

@@ -142,6 +142,8 @@ pub(super) enum Phase {
     Waiting,
     /// The recent past since this keyframe, by canonical number, by [`Egress::replay`].
     Replaying(u64),
+    /// As it comes, but slower, since this keyframe: by [`Egress::replay`](super::egress::Egress::replay) too.
+    Behind(u64),
     /// Everything as it comes.
     Live,
 }
@@ -202,7 +204,7 @@ impl TrackTx {
     }
 
     pub(super) fn is_descending(&self) -> bool {
-        matches!(self.phase, Phase::Live) && self.splice.is_some_and(|s| s.rendition.descends_to(&self.target))
+        self.phase != Phase::Waiting && self.splice.is_some_and(|s| s.rendition.descends_to(&self.target))
     }
 
     /// The target is another rendition of the layer that is shown.
@@ -247,8 +249,13 @@ impl TrackTx {
         // A replay has begun with a keyframe that may also be under way, and may have passed one that comes late: only a later
         // one ends it.
         let known = self.splice.filter(|s| s.rendition == rendition);
+        if known.is_some() && matches!(self.phase, Phase::Behind(_)) {
+            // It comes to that by itself.
+            return false;
+        }
         let is_later = |p: &CanonicalPacket| {
-            known.is_none_or(|s| p.seq > s.from && s.seq(p.seq).is_some_and(|seq| seq >= self.next_seq))
+            let is_known = known.is_some_and(|s| p.seq <= s.from || s.seq(p.seq).is_none_or(|seq| seq < self.next_seq));
+            !is_known && !self.crossing.has_passed(&p.packet)
         };
         let startable = |p: &&CanonicalPacket| kind == MediaKind::Audio || p.packet.starts_keyframe;
         let Some(first) = packets.iter().filter(|p| is_later(p)).find(startable) else { return false };

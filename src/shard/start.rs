@@ -40,6 +40,11 @@ const REPLAY_PERCENT_MIN: u64 = 125;
 /// Where the track's own bitrate is not known yet, at least so much: 2 Mbit/s.
 const UNKNOWN_BYTES_PER_SECOND: u64 = 250_000;
 
+/// A keyframe has reached a viewer that has fallen behind after so long, whatever its path is known to carry.
+const KEYFRAME_TAKES_MAX: Duration = Duration::from_millis(500);
+/// The rest of a keyframe is looked for again after so long.
+const KEYFRAME_REST: Duration = Duration::from_millis(5);
+
 /// What a track's bitrate is measured over.
 const METERED: Duration = Duration::from_secs(1);
 
@@ -88,12 +93,19 @@ fn pace(own: u64, fast: u64, bound: Option<Bitrate>) -> u64 {
 }
 
 fn replay_pace(now: Instant, own: u64, egress: &Egress) -> u64 {
-    pace(own, own * REPLAY_PERCENT_MAX / 100, egress.bound(now, 100))
+    pace(own, own * REPLAY_PERCENT_MAX / 100, egress.bound(now))
 }
 
-/// Of a keyframe, as everybody gets it or slower.
-fn keyframe_pace(now: Instant, own: u64, egress: &Egress) -> u64 {
-    pace(own, own * pacer::SPREAD_PERCENT / 100, egress.bound(now, pacer::SPREAD_PERCENT))
+/// Of a viewer that has fallen behind: `everybodys`, or what its path is thought to carry in a burst. But no keyframe takes
+/// longer than [`KEYFRAME_TAKES_MAX`]: of a still picture that is a thousand times as large as what follows, no bound knows.
+fn behind_pace(now: Instant, own: u64, everybodys: u64, keyframe_bytes: usize, egress: &Egress) -> u64 {
+    pace(own, everybodys, burst_bound(now, egress)).max(per_second(keyframe_bytes as u64, KEYFRAME_TAKES_MAX))
+}
+
+/// A browser's word (REMB) is at most 1.5 times what it gets, however wide its path is; a burst may exceed it as it may
+/// exceed a measurement.
+fn burst_bound(now: Instant, egress: &Egress) -> Option<Bitrate> {
+    egress.bound(now).map(|bound| Bitrate::from_bps(bound.as_bps().saturating_mul(pacer::SPREAD_PERCENT) / 100))
 }
 
 impl Starts {
@@ -243,15 +255,15 @@ impl Shard {
         }
         let egress = &mut self.viewers[viewer].egress;
         let everybodys = measured.unwrap_or(UNKNOWN_BYTES_PER_SECOND) * pacer::SPREAD_PERCENT / 100;
-        let bound = egress.bound(now, pacer::SPREAD_PERCENT);
-        if bound.is_none_or(|bound| bound.as_bps() / 8 >= everybodys) && !gop.is_overtaken() {
+        let is_slow = burst_bound(now, egress).is_some_and(|bound| bound.as_bps() / 8 < everybodys);
+        if !is_slow && !(gop.is_overtaken() && egress.began_with(keyframe.seq)) {
             return;
         }
         egress.fall_behind(keyframe);
-        // Before the keyframe.
-        let own = measured.map_or(UNKNOWN_BYTES_PER_SECOND, |m| m.saturating_sub(gop.bytes() as u64));
+        let own = measured.map_or(UNKNOWN_BYTES_PER_SECOND, |m| m.saturating_sub(gop.keyframe_bytes() as u64));
+        let pace = behind_pace(now, own, everybodys, gop.keyframe_bytes(), egress);
         let replay = Replay {
-            due: now + spread(bytes.into(), keyframe_pace(now, own, egress)),
+            due: now + spread(bytes.into(), pace),
             turn: 0,
             viewer,
             stream,
@@ -277,6 +289,7 @@ impl Shard {
         // The second that has passed may hold the keyframe that a viewer has fallen behind with.
         let grown = measured.filter(|_| replay.squeeze.is_some() || now.since(replay.began) >= METERED);
         let own = replay.bytes_per_second.max(grown.unwrap_or_default());
+        let everybodys = own.max(measured.unwrap_or_default()) * pacer::SPREAD_PERCENT / 100;
         let viewer = &mut self.viewers[replay.viewer];
         let egress = &mut viewer.egress;
         let Some((gop, _)) = self.fanout.gop(replay.stream, replay.rendition) else { return true };
@@ -286,15 +299,25 @@ impl Shard {
         match gop.packets().first() {
             Some(first) if first.seq == replay.past => {}
             Some(first) if egress.has_passed(first.seq) => (replay.past, replay.sent) = (first.seq, 0),
+            // A new keyframe has come: whoever has fallen behind leaves out the rest before it.
+            Some(first) if replay.squeeze.is_none() => {
+                egress.skip_to(replay.rendition, first);
+                (replay.keyframe, replay.past, replay.sent) = (first.seq, first.seq, 0);
+            }
             _ => {
-                // A new keyframe has come: it brings the viewer to the present.
+                // It brings the viewer to the present.
                 egress.end_replay(false);
                 return true;
             }
         }
-        let keyframe_packets = gop.keyframe().len();
+        let (keyframe_packets, keyframe_bytes) = (gop.keyframe().len(), gop.keyframe_bytes());
         let end = if replay.keyframe_only { keyframe_packets } else { gop.packets().len() };
         if replay.sent >= end {
+            let rest = replay.squeeze.is_none() && !gop.is_past_keyframe();
+            if rest && now.since(replay.began) < METERED {
+                self.starts.push(Replay { due: now + KEYFRAME_REST, ..replay });
+                return true;
+            }
             let whole = !replay.keyframe_only && gop.is_whole();
             egress.end_replay(whole);
             if !whole {
@@ -325,7 +348,7 @@ impl Shard {
             _ => {}
         }
         let pace = match replay.squeeze {
-            None => keyframe_pace(now, own, egress),
+            None => behind_pace(now, own, everybodys, keyframe_bytes, egress),
             Some(_) if in_keyframe => u64::MAX,
             Some(_) => replay_pace(now, own, egress),
         };

@@ -107,14 +107,14 @@ fn peak(got: &[Got]) -> usize {
 #[test]
 fn a_keyframe_is_no_faster_than_each_viewer_says_that_its_path_carries() {
     let mut stage = Stage::new(3);
-    let began = stage.play_to_keyframe(&[(1, Bitrate::from_bps(3_000_000)), (2, Bitrate::from_bps(100_000))]);
+    let began = stage.play_to_keyframe(&[(1, Bitrate::from_bps(1_200_000)), (2, Bitrate::from_bps(100_000))]);
     stage.frames(90);
     let [fast, slow, slower] = [0, 1, 2].map(|viewer| stage.got_since(viewer, began));
-    // 120 kB less a burst at 2.5 times 240 to 360 kB/s, whose own bytes count; less a message at 3 Mbit/s; at 1.25 times.
+    // 120 kB less a burst at 2.5 times 240 to 360 kB/s, whose own bytes count; less a message at 2.5 times 1.2 Mbit/s; at 1.25 times.
     assert!((60..=180).contains(&took(&fast, began)), "{} ms", took(&fast, began));
     assert!((270..=330).contains(&took(&slow, began)), "{} ms", took(&slow, began));
     assert!((330..=430).contains(&took(&slower, began)), "{} ms", took(&slower, began));
-    // 3 Mbit/s is 37 packets in 100 ms.
+    // That is 37 packets in 100 ms.
     assert!(peak(&slow) <= 38 + QUANTUM, "{}", peak(&slow));
     assert!(peak(&fast) > 38 + 2 * QUANTUM, "{}", peak(&fast));
     (0..3).for_each(|viewer| stage.assert_whole(viewer));
@@ -141,6 +141,64 @@ fn a_viewer_that_is_behind_goes_on_with_the_next_keyframe() {
     assert!(got.windows(2).all(|pair| pair[1].seq == pair[0].seq + 1), "no gap that it would NACK");
     let skipped = stage.seq - got.len() as u64;
     assert!((1..KEYFRAME_PACKETS + FRAME_PACKETS).contains(&skipped), "{skipped}");
+}
+
+/// A still picture: hardly anything, and a keyframe every second. Paths are known by what little came over them.
+#[test]
+fn a_keyframe_is_there_within_half_a_second_however_little_came_before() {
+    let mut stage = Stage::new(2);
+    stage.frame(FRAME_PACKETS, true);
+    for second in 0..4 {
+        for viewer in 0..2 {
+            stage.room.clients[viewer].request_remb(stage.room.now, Bitrate::from_bps([250_000, 3_000_000][viewer]));
+            stage.room.collect(viewer);
+        }
+        (0..30).for_each(|_| stage.frame(1, false));
+        let began = stage.room.now;
+        stage.frame(KEYFRAME_PACKETS, true);
+        (0..20).for_each(|_| stage.frame(1, false));
+        let [slow, fast] = [0, 1].map(|viewer| took(&stage.got_since(viewer, began), began));
+        assert!((300..=520).contains(&slow) && fast < 300, "{slow} ms, {fast} ms in second {second}");
+    }
+    (0..2).for_each(|viewer| stage.assert_whole(viewer));
+}
+
+/// The rest of the keyframe comes when the beginning has left.
+#[test]
+fn a_keyframe_that_comes_in_two_parts_keeps_its_pace() {
+    let mut stage = Stage::new(1);
+    stage.frame(FRAME_PACKETS, true);
+    stage.frames(30);
+    stage.room.clients[0].request_remb(stage.room.now, Bitrate::from_bps(100_000));
+    stage.room.collect(0);
+    stage.frames(5);
+    let began = stage.room.now;
+    stage.frame(1, true);
+    stage.frame -= 1;
+    stage.frame(KEYFRAME_PACKETS - 1, false);
+    stage.frames(90);
+    let got = stage.got_since(0, began);
+    assert!((300..=520).contains(&took(&got, began)), "{} ms", took(&got, began));
+    assert!(peak(&got) < 60, "{}", peak(&got));
+    stage.assert_whole(0);
+}
+
+#[test]
+fn a_keyframe_whose_first_packet_is_late_leaves_nobody_behind_who_has_the_others() {
+    let mut stage = Stage::new(1);
+    stage.frame(FRAME_PACKETS, true);
+    stage.frames(30);
+    let missing = stage.seq;
+    stage.seq += 1;
+    stage.frame(3 * FRAME_PACKETS, false);
+    stage.frames(1);
+    stage.give(missing, true);
+    let late = stage.room.now;
+    // More than one message.
+    stage.frame(3 * FRAME_PACKETS, false);
+    let got = stage.got_since(0, late);
+    assert_eq!(got.len() as u64, 1 + 3 * FRAME_PACKETS);
+    assert!(got.iter().all(|g| g.at <= late + Duration::from_millis(1)), "it is at the present");
 }
 
 #[test]
