@@ -20,6 +20,7 @@ use super::viewers::{Found, note};
 use crate::datagram::SendBatch;
 use crate::forward::bucket::Bucket;
 use crate::forward::fanout::Joined;
+use crate::forward::gop::Gop;
 use crate::forward::keyframes::ANSWER_WAIT;
 use crate::forward::pacer;
 use crate::forward::table::Stream;
@@ -40,8 +41,8 @@ const REPLAY_PERCENT_MIN: u64 = 125;
 /// Where the track's own bitrate is not known yet, at least so much: 2 Mbit/s.
 const UNKNOWN_BYTES_PER_SECOND: u64 = 250_000;
 
-/// A keyframe has reached a viewer that has fallen behind after so long, whatever its path is known to carry.
-const KEYFRAME_TAKES_MAX: Duration = Duration::from_millis(500);
+/// What a viewer that has fallen behind lacks reaches it after so long, whatever its path is known to carry.
+const BEHIND_MAX: Duration = Duration::from_secs(1);
 /// The rest of a keyframe is looked for again after so long.
 const KEYFRAME_REST: Duration = Duration::from_millis(5);
 
@@ -78,8 +79,9 @@ struct Replay {
     began: Instant,
     /// `None`: the viewer was at the present a moment ago, and time is as it is.
     squeeze: Option<Squeeze>,
-    /// Packets of the past that are sent.
+    /// Packets of the past that are sent, and their payload.
     sent: usize,
+    sent_bytes: u64,
     /// Of the track, behind the keyframe.
     bytes_per_second: u64,
     /// Nothing but the keyframe.
@@ -96,10 +98,18 @@ fn replay_pace(now: Instant, own: u64, egress: &Egress) -> u64 {
     pace(own, own * REPLAY_PERCENT_MAX / 100, egress.bound(now))
 }
 
-/// Of a viewer that has fallen behind: `everybodys`, or what its path is thought to carry in a burst. But no keyframe takes
-/// longer than [`KEYFRAME_TAKES_MAX`]: of a still picture that is a thousand times as large as what follows, no bound knows.
-fn behind_pace(now: Instant, own: u64, everybodys: u64, keyframe_bytes: usize, egress: &Egress) -> u64 {
-    pace(own, everybodys, burst_bound(now, egress)).max(per_second(keyframe_bytes as u64, KEYFRAME_TAKES_MAX))
+/// Of a viewer that has fallen behind: `everybodys`, or what its path is thought to carry in a burst. But what is `left`, in
+/// bytes, is to be there in [`BEHIND_MAX`] after the keyframe `began`: of a picture that was still, and whose keyframe is a
+/// thousand times as large as what came before, no bound knows.
+fn behind_pace(now: Instant, own: u64, everybodys: u64, left: u64, began: Instant, egress: &Egress) -> u64 {
+    let within = BEHIND_MAX.saturating_sub(now.since(began));
+    pace(own, everybodys, burst_bound(now, egress)).max(per_second(left, within))
+}
+
+/// Of what a track had in the second that has passed, what is not its last keyframe's.
+fn without_keyframe(now: Instant, measured: u64, gop: &Gop<CanonicalPacket>) -> u64 {
+    let young = gop.began().is_some_and(|began| now.since(began) < METERED);
+    measured.saturating_sub(if young { gop.keyframe_bytes() as u64 } else { 0 })
 }
 
 /// A browser's word (REMB) is at most 1.5 times what it gets, however wide its path is; a burst may exceed it as it may
@@ -226,6 +236,7 @@ impl Shard {
             began: now,
             squeeze: Some(squeeze),
             sent: 0,
+            sent_bytes: 0,
             bytes_per_second: own,
             keyframe_only,
         };
@@ -260,8 +271,8 @@ impl Shard {
             return;
         }
         egress.fall_behind(keyframe);
-        let own = measured.map_or(UNKNOWN_BYTES_PER_SECOND, |m| m.saturating_sub(gop.keyframe_bytes() as u64));
-        let pace = behind_pace(now, own, everybodys, gop.keyframe_bytes(), egress);
+        let own = measured.map_or(UNKNOWN_BYTES_PER_SECOND, |measured| without_keyframe(now, measured, gop));
+        let pace = behind_pace(now, own, everybodys, gop.bytes() as u64, now, egress);
         let replay = Replay {
             due: now + spread(bytes.into(), pace),
             turn: 0,
@@ -273,6 +284,7 @@ impl Shard {
             began: now,
             squeeze: None,
             sent: 1,
+            sent_bytes: keyframe.packet.payload.len() as u64,
             bytes_per_second: own,
             keyframe_only: false,
         };
@@ -286,23 +298,28 @@ impl Shard {
         }
         let Some(Reverse(mut replay)) = self.starts.replays.pop() else { return false };
         let measured = self.fanout.bytes_per_second(now, replay.stream, replay.rendition);
-        // The second that has passed may hold the keyframe that a viewer has fallen behind with.
-        let grown = measured.filter(|_| replay.squeeze.is_some() || now.since(replay.began) >= METERED);
-        let own = replay.bytes_per_second.max(grown.unwrap_or_default());
-        let everybodys = own.max(measured.unwrap_or_default()) * pacer::SPREAD_PERCENT / 100;
         let viewer = &mut self.viewers[replay.viewer];
         let egress = &mut viewer.egress;
         let Some((gop, _)) = self.fanout.gop(replay.stream, replay.rendition) else { return true };
+        let measured = measured.unwrap_or_default();
+        let own = match replay.squeeze {
+            Some(_) => replay.bytes_per_second.max(measured),
+            None => replay.bytes_per_second.max(without_keyframe(now, measured, gop)),
+        };
+        let everybodys = own.max(measured) * pacer::SPREAD_PERCENT / 100;
         if !egress.is_replaying(replay.rendition, replay.keyframe) {
             return true;
         }
         match gop.packets().first() {
             Some(first) if first.seq == replay.past => {}
-            Some(first) if egress.has_passed(first.seq) => (replay.past, replay.sent) = (first.seq, 0),
+            Some(first) if egress.has_passed(first.seq) => {
+                (replay.past, replay.sent, replay.sent_bytes) = (first.seq, 0, 0);
+            }
             // A new keyframe has come: whoever has fallen behind leaves out the rest before it.
             Some(first) if replay.squeeze.is_none() => {
                 egress.skip_to(replay.rendition, first);
-                (replay.keyframe, replay.past, replay.sent) = (first.seq, first.seq, 0);
+                (replay.keyframe, replay.past, replay.began) = (first.seq, first.seq, now);
+                (replay.sent, replay.sent_bytes) = (0, 0);
             }
             _ => {
                 // It brings the viewer to the present.
@@ -310,7 +327,7 @@ impl Shard {
                 return true;
             }
         }
-        let (keyframe_packets, keyframe_bytes) = (gop.keyframe().len(), gop.keyframe_bytes());
+        let (keyframe_packets, gop_bytes) = (gop.keyframe().len(), gop.bytes() as u64);
         let end = if replay.keyframe_only { keyframe_packets } else { gop.packets().len() };
         if replay.sent >= end {
             let rest = replay.squeeze.is_none() && !gop.is_past_keyframe();
@@ -334,6 +351,7 @@ impl Shard {
         let next_due = packets.get(run.packets.end).map_or(now, due);
         let in_keyframe = run.packets.end <= keyframe_packets;
         replay.sent = run.packets.end;
+        replay.sent_bytes += packets[run.packets.clone()].iter().map(|p| p.packet.payload.len() as u64).sum::<u64>();
         let mut bytes = 0;
         match egress.replay(now, packets, &run, out) {
             Written::Sent { packets, payload_bytes } => {
@@ -348,7 +366,10 @@ impl Shard {
             _ => {}
         }
         let pace = match replay.squeeze {
-            None => behind_pace(now, own, everybodys, keyframe_bytes, egress),
+            None => {
+                let left = gop_bytes.saturating_sub(replay.sent_bytes);
+                behind_pace(now, own, everybodys, left, replay.began, egress)
+            }
             Some(_) if in_keyframe => u64::MAX,
             Some(_) => replay_pace(now, own, egress),
         };
