@@ -142,7 +142,7 @@ impl ViewerSetup {
 }
 
 enum Plane {
-    Publisher(Publisher),
+    Publisher(Box<Publisher>),
     Viewer(ViewerSetup),
 }
 
@@ -173,7 +173,7 @@ impl Session {
     }
 
     fn publisher(now: Instant, id: SessionId, stream: StreamId, peer: Peer, plane: Publisher) -> Session {
-        Session::new(now, id, stream, peer, Plane::Publisher(plane))
+        Session::new(now, id, stream, peer, Plane::Publisher(Box::new(plane)))
     }
 
     fn viewer(now: Instant, id: SessionId, stream: StreamId, peer: Peer, plane: ViewerSetup) -> Session {

@@ -267,7 +267,8 @@ impl Shard {
         let egress = &mut self.viewers[viewer].egress;
         let everybodys = measured.unwrap_or(UNKNOWN_BYTES_PER_SECOND) * pacer::SPREAD_PERCENT / 100;
         let is_slow = burst_bound(now, egress).is_some_and(|bound| bound.as_bps() / 8 < everybodys);
-        if !is_slow && !(gop.is_overtaken() && egress.began_with(keyframe.seq)) {
+        let lacks = gop.is_overtaken() && egress.began_with(keyframe.seq);
+        if !is_slow && !lacks {
             return;
         }
         egress.fall_behind(keyframe);
