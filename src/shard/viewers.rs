@@ -21,7 +21,8 @@ pub(super) struct Viewer {
     pub egress: Egress,
     /// Its session's key.
     pub session: usize,
-    pub selection: Selection,
+    /// Apart: no copy touches it.
+    pub selection: Box<Selection>,
 }
 
 /// A packet that a viewer has NACKed, with its number on the RTX stream.
@@ -49,7 +50,7 @@ impl Shard {
         let Some(egress) = egress else { return };
         let stream = entry.slot.stream.clone();
         info!(session = %entry.session.id, stream = %stream.id, shard = %self.id, "viewer joined");
-        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key, selection: Selection::default() });
+        let viewer = self.viewers.insert(Viewer { egress: *egress, session: key, selection: Box::default() });
         entry.viewer = Some(viewer);
         let egress = &mut self.viewers[viewer].egress;
         egress.set_owner(viewer as u32);
@@ -296,7 +297,7 @@ mod tests {
         let keys = MasterKeys { local: key(), remote: key() };
         let path = Some((SocketId(0), ([192, 0, 2, 7], 5000).into()));
         let egress = Egress::new(&keys, vec![track], "manycast".into(), path, &mut StdRng::seed_from_u64(1));
-        let viewer = shard.viewers.insert(Viewer { egress, session: 0, selection: Selection::default() });
+        let viewer = shard.viewers.insert(Viewer { egress, session: 0, selection: Box::default() });
         let stream = Arc::new(Stream::new(StreamId(1), "live"));
         shard.fanout.join(&stream, MediaKind::Video, Rendition::default(), viewer);
         let (mut now, mut out) = (Instant::ZERO, SendBatch::new());
