@@ -27,9 +27,6 @@ const LEAP_TICKS: f64 = 90_000.0;
 /// From publisher to publisher timestamps are as far apart as captures; arrivals may be so much nearer, behind a queue.
 const SWITCH_LEAP: Duration = Duration::from_secs(10);
 
-/// After so long a layer is taken for gone.
-const SILENCE: Duration = Duration::from_secs(1);
-
 /// What one viewer saw of one kind, judged.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Judgement {
@@ -118,12 +115,11 @@ fn check_step(a: &Got, b: &Got, replaying: bool, faults: &mut Vec<String>) {
     }
     let clock_rate = if a.kind == MediaKind::Audio { 48_000 } else { 90_000 };
     let passed = Duration::from_secs(1) * ahead / clock_rate;
-    // A replay of the past ends early when a new keyframe comes, or with its own, and so does the way of a viewer that is behind;
-    // a layer that falls silent is left, and come back to. What was not sent is closed up then. The keyframe may be lost.
+    // A replay of the past ends early when a new keyframe comes, and so does the way of a viewer that has fallen behind; a layer
+    // that falls silent is left, and come back to. What was not sent is closed up then. The keyframe may be lost.
     let catching_up = replaying || passed > b.at.since(a.at) + BEHIND;
-    let ends_early = catching_up || a.stamp.keyframe || b.at.since(a.at) >= SILENCE;
     let begins = startable || catching_up && b.seq > a.seq + 1;
-    let spliced = !switched && a.kind == MediaKind::Video && ends_early && begins && b.stamp.packet > a.stamp.packet;
+    let spliced = !switched && a.kind == MediaKind::Video && begins && b.stamp.packet > a.stamp.packet;
     if !switched
         && !spliced
         && b.seq != a.seq
