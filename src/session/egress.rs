@@ -219,9 +219,9 @@ impl Egress {
     }
 
     /// The viewer, which gets the video as it comes, has got the beginning of this keyframe: what follows is its past.
-    pub fn fall_behind(&mut self, keyframe: &CanonicalPacket) {
+    pub fn fall_behind(&mut self, keyframe: u64) {
         if let Some(track) = self.video_mut() {
-            track.phase = Phase::Behind(keyframe.seq);
+            track.phase = Phase::Behind(keyframe);
         }
     }
 

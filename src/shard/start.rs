@@ -118,6 +118,27 @@ fn burst_bound(now: Instant, egress: &Egress) -> Option<Bitrate> {
     egress.bound(now).map(|bound| Bitrate::from_bps(bound.as_bps().saturating_mul(pacer::SPREAD_PERCENT) / 100))
 }
 
+impl Replay {
+    /// From a keyframe on, at once and with times as they are; `own`: the track's bytes per second behind it.
+    fn new(now: Instant, viewer: usize, stream: StreamId, rendition: Rendition, keyframe: u64, own: u64) -> Replay {
+        Replay {
+            due: now,
+            turn: 0,
+            viewer,
+            stream,
+            rendition,
+            keyframe,
+            past: keyframe,
+            began: now,
+            squeeze: None,
+            sent: 0,
+            sent_bytes: 0,
+            bytes_per_second: own,
+            keyframe_only: false,
+        }
+    }
+}
+
 impl Starts {
     pub fn leave(&mut self, viewer: usize) {
         self.waiting.retain(|(_, v)| *v != viewer);
@@ -208,8 +229,7 @@ impl Shard {
             return false;
         }
         let end = gop.packets().iter().rev().find(|p| p.seq == newest).unwrap_or(keyframe);
-        let keyframe_bytes: usize = gop.keyframe().iter().map(|p| p.packet.payload.len()).sum();
-        let rest = (gop.bytes() - keyframe_bytes) as u64;
+        let rest = (gop.bytes() - gop.keyframe_bytes()) as u64;
         let average = per_second(rest, end.packet.arrival.since(began));
         let own = average.max(measured.unwrap_or(UNKNOWN_BYTES_PER_SECOND));
         // What comes meanwhile is replayed too.
@@ -225,22 +245,8 @@ impl Shard {
         let budget = &mut self.starts.budget;
         let keyframe_only =
             keyframe_only || budget.take(now, REPLAY_BYTES_PER_SECOND, REPLAY_BYTES_PER_SECOND, rest).is_err();
-        let replay = Replay {
-            due: now,
-            turn: 0,
-            viewer,
-            stream,
-            rendition,
-            keyframe: keyframe.seq,
-            past: keyframe.seq,
-            began: now,
-            squeeze: Some(squeeze),
-            sent: 0,
-            sent_bytes: 0,
-            bytes_per_second: own,
-            keyframe_only,
-        };
-        self.starts.push(replay);
+        let replay = Replay::new(now, viewer, stream, rendition, keyframe.seq, own);
+        self.starts.push(Replay { squeeze: Some(squeeze), keyframe_only, ..replay });
         self.counters.replays_started += 1;
         if let Some(before) = switched_from {
             self.handle_switched(now, viewer, before);
@@ -254,42 +260,29 @@ impl Shard {
         &mut self,
         now: Instant,
         viewer: usize,
+        stream: StreamId,
         rendition: Rendition,
-        keyframe: &CanonicalPacket,
+        keyframe: u64,
         bytes: u32,
     ) {
-        let stream = keyframe.packet.stream;
         let measured = self.fanout.bytes_per_second(now, stream, rendition);
         let Some((gop, _)) = self.fanout.gop(stream, rendition) else { return };
-        if !gop.is_whole() || gop.packets()[0].seq != keyframe.seq {
+        if !gop.is_whole() || gop.packets()[0].seq != keyframe {
             return;
         }
         let egress = &mut self.viewers[viewer].egress;
         let everybodys = measured.unwrap_or(UNKNOWN_BYTES_PER_SECOND) * pacer::SPREAD_PERCENT / 100;
         let is_slow = burst_bound(now, egress).is_some_and(|bound| bound.as_bps() / 8 < everybodys);
-        let lacks = gop.is_overtaken() && egress.began_with(keyframe.seq);
+        let lacks = gop.is_overtaken() && egress.began_with(keyframe);
         if !is_slow && !lacks {
             return;
         }
         egress.fall_behind(keyframe);
         let own = measured.map_or(UNKNOWN_BYTES_PER_SECOND, |measured| without_keyframe(now, measured, gop));
         let pace = behind_pace(now, own, everybodys, gop.bytes() as u64, now, egress);
-        let replay = Replay {
-            due: now + spread(bytes.into(), pace),
-            turn: 0,
-            viewer,
-            stream,
-            rendition,
-            keyframe: keyframe.seq,
-            past: keyframe.seq,
-            began: now,
-            squeeze: None,
-            sent: 1,
-            sent_bytes: keyframe.packet.payload.len() as u64,
-            bytes_per_second: own,
-            keyframe_only: false,
-        };
-        self.starts.push(replay);
+        // What it has got of the keyframe is passed over.
+        let replay = Replay::new(now, viewer, stream, rendition, keyframe, own);
+        self.starts.push(Replay { due: now + spread(bytes.into(), pace), ..replay });
     }
 
     /// Writes the next message of the replay that is due; false when none is.

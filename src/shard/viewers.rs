@@ -140,8 +140,8 @@ impl Shard {
                 }
                 viewer.egress.report_if_due(now, self.config.unix_at_start, out);
                 if quantum.kind == MediaKind::Video && first.starts_keyframe {
-                    let keyframe = quantum.packets[quantum.run.packets.start].clone();
-                    self.begin_keyframe(now, key, rendition, &keyframe, payload_bytes);
+                    let (stream, keyframe) = (first.stream, quantum.packets[quantum.run.packets.start].seq);
+                    self.begin_keyframe(now, key, stream, rendition, keyframe, payload_bytes);
                 }
                 return true;
             }

@@ -33,6 +33,21 @@ impl Stage {
         Stage { room: room(viewers, ShardConfig::default()), seq: 0, frame: 0 }
     }
 
+    /// More than a second of the stream for a viewer that says that its path carries next to nothing.
+    fn narrow() -> Stage {
+        let mut stage = Stage::new(1);
+        stage.frame(FRAME_PACKETS, true);
+        stage.frames(30);
+        stage.say_bound(0, Bitrate::from_bps(100_000));
+        stage.frames(5);
+        stage
+    }
+
+    fn say_bound(&mut self, viewer: usize, bound: Bitrate) {
+        self.room.clients[viewer].request_remb(self.room.now, bound);
+        self.room.collect(viewer);
+    }
+
     /// Hands the shard a packet of the frame that is under way.
     fn give(&mut self, seq: u64, starts_keyframe: bool) {
         let packet = packet(self.room.now, Format::VP8, seq, vec![0x10; PACKET_BYTES]);
@@ -69,8 +84,7 @@ impl Stage {
         self.frame(FRAME_PACKETS, true);
         self.frames(30);
         for (viewer, bound) in bounds {
-            self.room.clients[*viewer].request_remb(self.room.now, *bound);
-            self.room.collect(*viewer);
+            self.say_bound(*viewer, *bound);
         }
         self.frames(10);
         let began = self.room.now;
@@ -150,8 +164,7 @@ fn a_keyframe_is_there_within_a_second_however_little_came_before() {
     stage.frame(FRAME_PACKETS, true);
     for second in 0..4 {
         for viewer in 0..2 {
-            stage.room.clients[viewer].request_remb(stage.room.now, Bitrate::from_bps([250_000, 3_000_000][viewer]));
-            stage.room.collect(viewer);
+            stage.say_bound(viewer, Bitrate::from_bps([250_000, 3_000_000][viewer]));
         }
         (0..30).for_each(|_| stage.frame(1, false));
         let began = stage.room.now;
@@ -166,12 +179,7 @@ fn a_keyframe_is_there_within_a_second_however_little_came_before() {
 /// The rest of the keyframe comes when the beginning has left.
 #[test]
 fn a_keyframe_that_comes_in_two_parts_keeps_its_pace() {
-    let mut stage = Stage::new(1);
-    stage.frame(FRAME_PACKETS, true);
-    stage.frames(30);
-    stage.room.clients[0].request_remb(stage.room.now, Bitrate::from_bps(100_000));
-    stage.room.collect(0);
-    stage.frames(5);
+    let mut stage = Stage::narrow();
     let began = stage.room.now;
     stage.frame(1, true);
     stage.frame -= 1;
@@ -203,12 +211,7 @@ fn a_keyframe_whose_first_packet_is_late_leaves_nobody_behind_who_has_the_others
 
 #[test]
 fn a_repair_from_before_the_keyframe_reaches_a_viewer_that_is_behind() {
-    let mut stage = Stage::new(1);
-    stage.frame(FRAME_PACKETS, true);
-    stage.frames(30);
-    stage.room.clients[0].request_remb(stage.room.now, Bitrate::from_bps(100_000));
-    stage.room.collect(0);
-    stage.frames(5);
+    let mut stage = Stage::narrow();
     let missing = stage.seq;
     stage.seq += 1;
     stage.frame(KEYFRAME_PACKETS, true);
