@@ -56,6 +56,9 @@ struct LocalStream<K> {
     stream: Arc<Stream>,
     /// Audio, and each rendition of the video that somebody here has watched. They keep their places.
     tracks: Vec<Track<K>>,
+    /// Their places, so that a rendition comes before those that it [descends](Rendition::descends_to) to: who goes down leaves
+    /// the upper one first.
+    order: Vec<usize>,
     /// When this shard last asked for a keyframe of each layer on behalf of viewers that wait.
     asked: [Option<Instant>; limits::LAYERS_MAX],
     /// When this shard last passed a viewer's own request on.
@@ -93,6 +96,18 @@ impl<K> LocalStream<K> {
         self.tracks.iter_mut().find(|t| (t.kind, t.rendition) == (kind, rendition))
     }
 
+    /// Its place.
+    fn add(&mut self, track: Track<K>) -> usize {
+        let place = self.tracks.len();
+        let is_lower = |at: &usize| {
+            track.kind == self.tracks[*at].kind && track.rendition.descends_to(&self.tracks[*at].rendition)
+        };
+        let before = self.order.iter().position(is_lower).unwrap_or(place);
+        self.order.insert(before, place);
+        self.tracks.push(track);
+        place
+    }
+
     /// A shard without viewers of a layer does not get its packets.
     fn update_interest(&self, shard: ShardId, kind: MediaKind, layer: u8) {
         let mut of_layer = self.tracks.iter().filter(|t| t.kind == kind && t.rendition.layer == layer);
@@ -117,14 +132,16 @@ impl<K: Copy + PartialEq> Fanout<K> {
         let local = self.streams.entry(stream.id).or_insert_with(|| LocalStream {
             stream: stream.clone(),
             tracks: Vec::new(),
+            order: Vec::new(),
             asked: Default::default(),
             passed_on: Default::default(),
             past_asked: Default::default(),
         });
-        let at = local.tracks.iter().position(|t| (t.kind, t.rendition) == (kind, rendition)).unwrap_or_else(|| {
-            local.tracks.push(Track::new(kind, rendition));
-            local.tracks.len() - 1
-        });
+        let at = local
+            .tracks
+            .iter()
+            .position(|t| (t.kind, t.rendition) == (kind, rendition))
+            .unwrap_or_else(|| local.add(Track::new(kind, rendition)));
         let track = &mut local.tracks[at];
         // Twice in the list it would get everything twice, under the same numbers.
         if track.viewers.contains(&Some(viewer)) {
@@ -185,7 +202,8 @@ impl<K: Copy + PartialEq> Fanout<K> {
     /// of them do not take it.
     pub fn handle(&mut self, now: Instant, packet: &Arc<MediaPacket>, mut tell: impl FnMut(NotTaken)) {
         let Some(local) = self.streams.get_mut(&packet.stream) else { return };
-        for (at, track) in local.tracks.iter_mut().enumerate() {
+        for at in local.order.iter().copied() {
+            let track = &mut local.tracks[at];
             if track.kind != packet.kind || !track.watched() || track.passes_by(packet) {
                 continue;
             }

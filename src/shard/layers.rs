@@ -26,6 +26,9 @@ const SELECT_INTERVAL: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(5);
 const BARRED: Duration = Duration::from_secs(10);
 
+/// The way down takes a picture or two. Should one of the renditions be ahead of the other all the time, a keyframe ends it.
+const DESCENT: Duration = Duration::from_secs(1);
+
 /// So long a repair of what was shown before may take.
 const REPAIRED: Duration = Duration::from_secs(1);
 
@@ -163,8 +166,9 @@ impl Shard {
                     selection.barred.push((rung.index(), now + BARRED));
                     wanted = shown;
                 }
-                // The keyframe that answered may have been another viewer's, and may have come before this one was there.
-                (Some(_), _) if !egress.is_descending() => {
+                // The keyframe that answered may have been another viewer's, and may have come before this one was there. The way down
+                // needs none, as a rule.
+                (Some(since), _) if !egress.is_descending() || now.since(since) >= DESCENT => {
                     if self.fanout.ask_for_keyframe(now, stream.id, wanted.layer) {
                         self.request_keyframe(now, stream.id, wanted.layer, out);
                     }

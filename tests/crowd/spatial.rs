@@ -162,6 +162,42 @@ fn a_change_of_mind_on_the_way_down_loses_nothing() {
 }
 
 #[test]
+fn the_way_down_is_as_short_from_a_rendition_that_leaves_something_out() {
+    let mut stage = Stage::new(false);
+    stage.watch();
+    stage.wish(Some(0));
+    stage.play(10, true);
+    stage.wish(Some(1));
+    stage.play(120, false);
+    stage.play(5, true);
+    assert_eq!(runs(&stage.pictures(0)), [1, 2]);
+    stage.room.asked = 0;
+    // The lower one was watched before the upper one.
+    stage.wish(Some(0));
+    stage.play(5, false);
+    let seen = stage.pictures(0);
+    assert_eq!(seen[seen.len() - 3..], [1; 3], "two pictures later at most");
+    assert_eq!(stage.room.asked, 0, "no keyframe is needed");
+}
+
+#[test]
+fn a_way_down_that_takes_too_long_ends_with_a_keyframe() {
+    let mut stage = Stage::new(false);
+    stage.watch();
+    stage.play(10, true);
+    stage.room.asked = 0;
+    stage.wish(Some(1));
+    let late = stage.room.now + Duration::from_millis(900);
+    stage.room.run_until(|room| room.now >= late);
+    assert_eq!(stage.room.asked, 0);
+    let later = late + Duration::from_millis(300);
+    stage.room.run_until(|room| room.now >= later);
+    assert_eq!(stage.room.asked, 1);
+    stage.play(5, true);
+    assert_eq!(runs(&stage.pictures(0))[1..], [2]);
+}
+
+#[test]
 fn what_is_missing_of_the_last_picture_before_the_way_down_is_still_repaired() {
     let mut stage = Stage::new(false);
     stage.watch();
