@@ -32,6 +32,8 @@ struct Last {
     generation: Generation,
     ssrc: u32,
     seq: u64,
+    /// In its rendition's numbers, which have gaps only where something is not there yet.
+    canonical_seq: u64,
     ends_picture: bool,
     /// From the publisher's timestamps and numbers to the viewer's.
     timestamp_offset: u32,
@@ -59,6 +61,7 @@ impl Crossing {
             generation: packet.generation,
             ssrc: packet.ssrc,
             seq: packet.seq,
+            canonical_seq: canonical.seq,
             ends_picture: canonical.marker,
             timestamp_offset: timestamp.wrapping_sub(packet.timestamp),
             rewrite,
@@ -82,7 +85,8 @@ impl Crossing {
     }
 
     /// How much of `run` of the old rendition is still to be sent on the way down to `lower`. It stops before a picture of both
-    /// only when the new rendition is seen to come, and has not come so far.
+    /// only when the new rendition is seen to come, and has not come so far; and not where a picture may be missing, for which
+    /// there would be no place afterwards.
     pub fn stop_at_picture(
         &mut self,
         packets: &[CanonicalPacket],
@@ -93,7 +97,8 @@ impl Crossing {
         for index in run.clone() {
             let packet = &packets[index].packet;
             let is_of_both = last.starts_picture_with(packet) && lower.takes(packet) == Some(true);
-            if last.ends_picture && is_of_both && packet.seq > passed.max(last.seq) {
+            let is_next = last.ends_picture && packets[index].seq == last.canonical_seq + 1;
+            if is_next && is_of_both && packet.seq > passed.max(last.seq) {
                 self.stop_before(&packets[index]);
                 return run.start..index;
             }
@@ -179,7 +184,8 @@ impl Last {
     /// The packet is to be sent too.
     fn pass(&mut self, canonical: &CanonicalPacket) {
         if self.is_of_track(&canonical.packet) && canonical.packet.seq > self.seq {
-            (self.seq, self.ends_picture) = (canonical.packet.seq, canonical.marker);
+            (self.seq, self.canonical_seq) = (canonical.packet.seq, canonical.seq);
+            self.ends_picture = canonical.marker;
         }
     }
 
@@ -334,6 +340,18 @@ mod tests {
         });
         restarted.lower(&others.collect::<Vec<_>>(), 4..8);
         assert!(restarted.below.is_none(), "another publisher's pictures are no way down");
+    }
+
+    #[test]
+    fn the_way_down_waits_for_a_picture_behind_which_nothing_is_missing() {
+        let (upper, lower) = (pictures(255, 40, 7), pictures(1, 9, 5000));
+        let mut viewer = Viewer { crossing: Crossing::default(), below: None, got: Vec::new(), missed: false };
+        steps(&mut viewer, 0..1, &upper, &lower);
+        // The next picture is late.
+        steps(&mut viewer, 2..3, &upper, &lower);
+        assert_eq!((viewer.below.is_some(), viewer.got.len()), (false, 6 + 6));
+        steps(&mut viewer, 3..4, &upper, &lower);
+        assert_eq!((viewer.below.is_some(), viewer.got.len()), (true, 6 + 6 + 4));
     }
 
     #[test]
