@@ -153,6 +153,11 @@ impl Canonical {
         self.source.as_ref().map(|s| (s.generation, s.ssrc))
     }
 
+    /// Nobody watches any more: whatever comes next is numbered anew, also what has had its place.
+    pub fn unbind(&mut self) {
+        self.source = None;
+    }
+
     /// From this packet on: though a decoder cannot start on it, there are viewers who can go on with it.
     pub fn resume(&mut self, packet: &MediaPacket) {
         self.bind(packet);

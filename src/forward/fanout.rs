@@ -176,11 +176,7 @@ impl<K: Copy + PartialEq> Fanout<K> {
         track.viewers[place] = None;
         track.free.push(place);
         if !track.watched() {
-            // From here on its past has holes.
-            track.gop.clear();
-            track.early.clear();
-            track.cold = kind == MediaKind::Video;
-            track.resumes = None;
+            track.forget();
             local.update_interest(self.shard, kind, rendition.layer);
         }
     }

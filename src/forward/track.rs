@@ -87,6 +87,17 @@ impl<K> Track<K> {
         }
     }
 
+    /// Nobody watches any more: from here on its past has holes, and who comes next begins with the publisher's shard's.
+    pub(super) fn forget(&mut self) {
+        self.gop.clear();
+        self.early.clear();
+        self.resumes = None;
+        if self.kind == MediaKind::Video {
+            self.cold = true;
+            self.canonical.unbind();
+        }
+    }
+
     /// Gives the packet its number and keeps it for those that ask later.
     fn place(&mut self, packet: &Arc<MediaPacket>) -> Result<CanonicalPacket, Refused> {
         if self.cold && !packet.starts_keyframe {

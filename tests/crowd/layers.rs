@@ -11,6 +11,7 @@ use manycast::id::{Generation, SessionId, ShardId};
 use manycast::shard::ShardConfig;
 use manycast::shard::message::{Command, PeerMessage};
 use manycast::sim::client::Got;
+use manycast::units::Instant;
 use manycast::wire::codec::Format;
 use manycast::wire::packet::MediaPacket;
 use str0m::media::MediaKind;
@@ -35,14 +36,18 @@ fn show(room: &Room, active: [bool; 3]) {
 }
 
 /// A frame of a layer, whose numbers have nothing to do with those of the others; its payload tells which.
-fn give(room: &mut Room, layer: u8, seq: u64, key: bool) {
+fn frame(now: Instant, layer: u8, seq: u64, key: bool) -> Arc<MediaPacket> {
     let apart = u64::from(layer);
-    let packet = MediaPacket {
+    Arc::new(MediaPacket {
         seq: seq + 1000 * apart,
         timestamp: (seq * 3000 + 1_000_000 * apart) as u32,
-        ..of_layer(room.now, layer, seq, key, 500)
-    };
-    room.shard.handle_peer(room.now, PeerMessage::Media(Arc::new(packet)), &mut room.out);
+        ..of_layer(now, layer, seq, key, 500)
+    })
+}
+
+fn give(room: &mut Room, layer: u8, seq: u64, key: bool) {
+    let packet = frame(room.now, layer, seq, key);
+    room.shard.handle_peer(room.now, PeerMessage::Media(packet), &mut room.out);
 }
 
 /// Keyframes that the shard asks for, by layer; what it wants to know of the past is left out.
@@ -127,6 +132,30 @@ fn a_viewer_switches_at_the_new_layers_keyframe_and_sees_one_video() {
     assert_eq!(layers_seen(&got), [2, 0, 2]);
     // The first switch replaces layer 2 by layer 0 of the same moment, which is not shown twice.
     assert_continuous(&got);
+}
+
+#[test]
+fn who_comes_back_to_a_layer_that_all_had_left_begins_with_its_past() {
+    let mut room = layered([true; 3]);
+    watch(&mut room);
+    let (mut seq, began) = (1, room.now);
+    play(&mut room, &[0, 1, 2], &mut seq, &[0, 1, 2]);
+    wish(&mut room, Wish { max_height: Some(200), ..Wish::default() });
+    play(&mut room, &[0, 1, 2], &mut seq, &[0]);
+    play(&mut room, &[0], &mut seq, &[]);
+    assert_eq!(layers_seen(room.clients[0].got()), [2, 0]);
+    room.watch();
+    room.run_until(|room| room.clients[1].connected_at.is_some());
+    deliver(&mut room, || true);
+    // The first of these it has had before.
+    let past = (1..seq).map(|at| frame(began + Duration::from_millis(100) * (at as u32 - 1), 2, at, at == 1)).collect();
+    let message = PeerMessage::Past { stream: room.stream.id, packets: past, whole: true };
+    room.shard.handle_peer(room.now, message, &mut room.out);
+    deliver(&mut room, || true);
+    let later = room.now + Duration::from_millis(100);
+    room.run_until(|room| room.now >= later);
+    let got = room.clients[1].got();
+    assert_eq!((layers_seen(got), got.len() as u64), (vec![2], seq - 1));
 }
 
 #[test]
