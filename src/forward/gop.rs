@@ -29,6 +29,8 @@ pub struct Gop<P> {
     early: Early<P>,
     /// The keyframe's first packet came after others of it.
     overtaken: bool,
+    /// Between the beginnings of the keyframe and of the one before, if there was one.
+    interval: Option<Duration>,
 }
 
 impl<P> Default for Gop<P> {
@@ -41,6 +43,7 @@ impl<P> Default for Gop<P> {
             cut: false,
             early: Early::default(),
             overtaken: false,
+            interval: None,
         }
     }
 }
@@ -91,9 +94,11 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
     /// A keyframe begins. Packets of it may have come before its first one: that was overtaken, or lost and repaired.
     fn restart(&mut self, packet: P) {
         let (ssrc, seq) = (packet.as_ref().ssrc, packet.as_ref().seq);
+        let interval = self.began().map(|before| packet.as_ref().arrival.since(before));
         let before = std::mem::take(&mut self.packets).into_iter();
         let before = before.chain(self.early.take());
         self.clear();
+        self.interval = interval;
         self.push(packet);
         self.keyframe_packets = 1;
         self.keyframe_bytes = self.bytes;
@@ -116,6 +121,7 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
         self.cut = false;
         self.early.clear();
         self.overtaken = false;
+        self.interval = None;
     }
 
     /// The keyframe, and what came after it, unless it [is cut](Self::is_whole).
@@ -151,6 +157,11 @@ impl<P: AsRef<MediaPacket>> Gop<P> {
     /// The keyframe's payload.
     pub fn keyframe_bytes(&self) -> usize {
         self.keyframe_bytes
+    }
+
+    /// Between the beginnings of the keyframe and of the one before, if there was one.
+    pub fn interval(&self) -> Option<Duration> {
+        self.interval
     }
 
     /// Payload.

@@ -45,6 +45,9 @@ pub struct Egress {
 /// What a viewer's path is taken for until it has shown what it carries.
 const START: Bitrate = Bitrate::from_bps(1_000_000);
 
+/// A browser's word about its path, in percent of what it has got, that tells more than that.
+const WORD_PERCENT: u64 = 130;
+
 /// Never the keys.
 impl std::fmt::Debug for Egress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -490,9 +493,19 @@ impl Egress {
 
     /// What the viewer's path is known to carry, by measurement or by its own word; `None`: nothing is known.
     pub fn bound(&self, now: Instant) -> Option<Bitrate> {
+        self.bound_if(now, |_| true)
+    }
+
+    /// As [`Self::bound`], of a path that has carried `got`: a browser's word (REMB) is at most 1.5 times what it gets, however wide
+    /// its path is, and so bounds nothing unless it is well below.
+    pub fn burst_bound(&self, now: Instant, got: Bitrate) -> Option<Bitrate> {
+        self.bound_if(now, |word| word.as_bps() < got.as_bps().saturating_mul(WORD_PERCENT) / 100)
+    }
+
+    fn bound_if(&self, now: Instant, counts: impl Fn(Bitrate) -> bool) -> Option<Bitrate> {
         let measured = self.bwe.as_ref().filter(|bwe| !bwe.round_trip().is_zero());
         let measured = measured.map(|bwe| bwe.estimate());
-        measured.into_iter().chain(self.feedback.bound(now)).min()
+        measured.into_iter().chain(self.feedback.bound(now, counts)).min()
     }
 
     /// The publisher sends several layers now, and this viewer was not told to count: then its reports must do, which can

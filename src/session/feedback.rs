@@ -296,11 +296,12 @@ impl Feedback {
     }
 
     /// What the viewer's path carries by its own word; `None`: it has said nothing of late. Zero: nothing but what is needed.
-    pub fn bound(&self, now: Instant) -> Option<Bitrate> {
+    /// A word that does not count is none.
+    pub fn bound(&self, now: Instant, counts: impl Fn(Bitrate) -> bool) -> Option<Bitrate> {
         if self.is_full(now) {
             return Some(Bitrate::from_bps(0));
         }
-        self.remb.filter(|(at, _)| now.since(*at) <= WORD_VALID).map(|(_, bitrate)| bitrate)
+        self.remb.filter(|(at, word)| now.since(*at) <= WORD_VALID && counts(*word)).map(|(_, word)| word)
     }
 
     fn is_full(&self, now: Instant) -> bool {

@@ -43,6 +43,8 @@ const UNKNOWN_BYTES_PER_SECOND: u64 = 250_000;
 
 /// What a viewer that has fallen behind lacks reaches it after so long, whatever its path is known to carry.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
+/// And before the next keyframe, or it would never see one whole: in percent of the time since the last one.
+const BEHIND_PERCENT_MAX: u32 = 70;
 /// The rest of a keyframe is looked for again after so long.
 const KEYFRAME_REST: Duration = Duration::from_millis(5);
 
@@ -99,11 +101,15 @@ fn replay_pace(now: Instant, own: u64, egress: &Egress) -> u64 {
 }
 
 /// Of a viewer that has fallen behind: `everybodys`, or what its path is thought to carry in a burst. But what is `left`, in
-/// bytes, is to be there in [`BEHIND_MAX`] after the keyframe `began`: of a picture that was still, and whose keyframe is a
-/// thousand times as large as what came before, no bound knows.
-fn behind_pace(now: Instant, own: u64, everybodys: u64, left: u64, began: Instant, egress: &Egress) -> u64 {
-    let within = BEHIND_MAX.saturating_sub(now.since(began));
-    pace(own, everybodys, burst_bound(now, egress)).max(per_second(left, within))
+/// bytes, is to be there `within` so long: of a picture that was still, and whose keyframe is a thousand times as large as what
+/// came before, no bound knows.
+fn behind_pace(now: Instant, own: u64, everybodys: u64, left: u64, within: Duration, egress: &Egress) -> u64 {
+    pace(own, everybodys, burst_bound(now, own, egress)).max(per_second(left, within))
+}
+
+/// How long after its beginning a keyframe is to be there, and what has come meanwhile.
+fn behind_max(gop: &Gop<CanonicalPacket>) -> Duration {
+    gop.interval().map_or(BEHIND_MAX, |interval| BEHIND_MAX.min(interval * BEHIND_PERCENT_MAX / 100))
 }
 
 /// Of what a track had in the second that has passed, what is not its last keyframe's.
@@ -112,10 +118,10 @@ fn without_keyframe(now: Instant, measured: u64, gop: &Gop<CanonicalPacket>) -> 
     measured.saturating_sub(if young { gop.keyframe_bytes() as u64 } else { 0 })
 }
 
-/// A browser's word (REMB) is at most 1.5 times what it gets, however wide its path is; a burst may exceed it as it may
-/// exceed a measurement.
-fn burst_bound(now: Instant, egress: &Egress) -> Option<Bitrate> {
-    egress.bound(now).map(|bound| Bitrate::from_bps(bound.as_bps().saturating_mul(pacer::SPREAD_PERCENT) / 100))
+/// In a burst more may leave than a path is known to carry. `own`: the track's bytes per second without it.
+fn burst_bound(now: Instant, own: u64, egress: &Egress) -> Option<Bitrate> {
+    let bound = egress.burst_bound(now, Bitrate::from_bps(8 * own))?;
+    Some(Bitrate::from_bps(bound.as_bps().saturating_mul(pacer::SPREAD_PERCENT) / 100))
 }
 
 impl Replay {
@@ -271,15 +277,16 @@ impl Shard {
             return;
         }
         let egress = &mut self.viewers[viewer].egress;
+        let own = measured.map_or(UNKNOWN_BYTES_PER_SECOND, |measured| without_keyframe(now, measured, gop));
         let everybodys = measured.unwrap_or(UNKNOWN_BYTES_PER_SECOND) * pacer::SPREAD_PERCENT / 100;
-        let is_slow = burst_bound(now, egress).is_some_and(|bound| bound.as_bps() / 8 < everybodys);
+        let is_there = gop.is_past_keyframe() && gop.keyframe_bytes() <= bytes as usize;
+        let is_slow = !is_there && burst_bound(now, own, egress).is_some_and(|bound| bound.as_bps() / 8 < everybodys);
         let lacks = gop.is_overtaken() && egress.began_with(keyframe);
         if !is_slow && !lacks {
             return;
         }
         egress.fall_behind(keyframe);
-        let own = measured.map_or(UNKNOWN_BYTES_PER_SECOND, |measured| without_keyframe(now, measured, gop));
-        let pace = behind_pace(now, own, everybodys, gop.bytes() as u64, now, egress);
+        let pace = behind_pace(now, own, everybodys, gop.bytes() as u64, behind_max(gop), egress);
         // What it has got of the keyframe is passed over.
         let replay = Replay::new(now, viewer, stream, rendition, keyframe, own);
         self.starts.push(Replay { due: now + spread(bytes.into(), pace), ..replay });
@@ -321,7 +328,7 @@ impl Shard {
                 return true;
             }
         }
-        let (keyframe_packets, gop_bytes) = (gop.keyframe().len(), gop.bytes() as u64);
+        let (keyframe_packets, gop_bytes, behind_max) = (gop.keyframe().len(), gop.bytes() as u64, behind_max(gop));
         let end = if replay.keyframe_only { keyframe_packets } else { gop.packets().len() };
         if replay.sent >= end {
             let rest = replay.squeeze.is_none() && !gop.is_past_keyframe();
@@ -362,7 +369,7 @@ impl Shard {
         let pace = match replay.squeeze {
             None => {
                 let left = gop_bytes.saturating_sub(replay.sent_bytes);
-                behind_pace(now, own, everybodys, left, replay.began, egress)
+                behind_pace(now, own, everybodys, left, behind_max.saturating_sub(now.since(replay.began)), egress)
             }
             Some(_) if in_keyframe => u64::MAX,
             Some(_) => replay_pace(now, own, egress),

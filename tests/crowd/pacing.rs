@@ -176,6 +176,53 @@ fn a_keyframe_is_there_within_a_second_however_little_came_before() {
     (0..2).for_each(|viewer| stage.assert_whole(viewer));
 }
 
+/// Keyframes twice a second, and hardly anything in between.
+#[test]
+fn a_viewer_that_is_behind_sees_keyframes_whole_however_soon_the_next_one_comes() {
+    let mut stage = Stage::narrow();
+    let began = stage.room.now;
+    for _ in 0..8 {
+        stage.frame(KEYFRAME_PACKETS, true);
+        stage.say_bound(0, Bitrate::from_bps(100_000));
+        (0..14).for_each(|_| stage.frame(1, false));
+    }
+    let got = stage.got_since(0, began);
+    let of_picture = |timestamp: u32| got.iter().filter(|g| g.timestamp == timestamp).count() as u64;
+    let first = got[0].timestamp;
+    let whole = (0..8).filter(|at| of_picture(first.wrapping_add(at * 15 * 3000)) == KEYFRAME_PACKETS).count();
+    assert!(whole >= 6, "{whole} of 8");
+    assert!(peak(&got) < KEYFRAME_PACKETS as usize / 2, "{}", peak(&got));
+}
+
+/// A browser's word is at most 1.5 times what it gets.
+#[test]
+fn a_word_that_says_only_how_little_came_leaves_nobody_behind() {
+    let mut stage = Stage::new(2);
+    stage.frame(FRAME_PACKETS, true);
+    for second in 0..4 {
+        stage.say_bound(1, Bitrate::from_bps(360_000));
+        (0..30).for_each(|_| stage.frame(1, false));
+        let began = stage.room.now;
+        stage.frame(KEYFRAME_PACKETS, true);
+        (0..45).for_each(|_| stage.frame(1, false));
+        let [without, with] = [0, 1].map(|viewer| took(&stage.got_since(viewer, began), began));
+        assert_eq!(without, with, "in second {second}");
+    }
+}
+
+#[test]
+fn a_keyframe_that_leaves_whole_holds_nothing_up() {
+    let mut stage = Stage::narrow();
+    stage.give(stage.seq, true);
+    stage.seq += 1;
+    stage.frame(QUANTUM as u64 - 2, false);
+    stage.frames(1);
+    let last = stage.room.now;
+    stage.frames(1);
+    let got = stage.got_since(0, last);
+    assert_eq!((got.len() as u64, got[0].at), (FRAME_PACKETS, last));
+}
+
 /// The rest of the keyframe comes when the beginning has left.
 #[test]
 fn a_keyframe_that_comes_in_two_parts_keeps_its_pace() {
