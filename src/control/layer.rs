@@ -77,6 +77,9 @@ impl Selection {
     /// Checks it against the layers that the stream has.
     fn choose(self, layers: &[LayerReport], video_line: Option<usize>) -> Result<Wish, Problem> {
         let unknown = |detail| Err(Problem::unusable("unknown-layer", detail));
+        if video_line.is_none() {
+            return unknown("this session has no video");
+        }
         if !self.names_video(video_line) {
             return unknown("mediaId is not the index of the video m-line");
         }

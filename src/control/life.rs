@@ -99,6 +99,8 @@ impl Controller {
         let table = entry.table.clone();
         let stream = table.id;
         let generation = Generation(entry.generation.0 + 1);
+        // Browsers begin with the lowest layer.
+        let simulcast = entry.simulcast;
         let negotiated = match role {
             Role::Publisher => {
                 let request = PublishRequest {
@@ -111,7 +113,7 @@ impl Controller {
                 negotiate::publish(now, &self.peer, offer, request, &mut self.rng)
             }
             Role::Viewer => {
-                let estimate = select::is_choice(&table.layers());
+                let estimate = simulcast || select::is_choice(&table.layers());
                 let request = WatchRequest { session: id, stream, published, estimate };
                 negotiate::watch(now, &self.peer, offer, request, &mut self.rng)
             }
@@ -132,6 +134,7 @@ impl Controller {
         match role {
             Role::Publisher => {
                 entry.generation = generation;
+                entry.simulcast = offer.media(MediaKind::Video).is_some_and(|m| m.rids.len() > 1);
                 entry.publishers.insert(id, generation);
             }
             Role::Viewer => {

@@ -19,6 +19,8 @@ pub(super) struct Entry {
     pub generation: Generation,
     /// All that offered and have not ended, the active one among them.
     pub publishers: BTreeMap<SessionId, Generation>,
+    /// The newest publisher has offered several layers.
+    pub simulcast: bool,
     /// The one that viewers see.
     pub active: Option<Active>,
     pub viewers: BTreeSet<SessionId>,
@@ -63,6 +65,7 @@ impl Entry {
             table: Arc::new(Stream::new(id, name)),
             generation: Generation::default(),
             publishers: BTreeMap::new(),
+            simulcast: false,
             active: None,
             viewers: BTreeSet::new(),
             grace_until: Instant::ZERO,

@@ -113,6 +113,9 @@ impl Shard {
     pub(super) fn handle_wish(&mut self, now: Instant, session: SessionId, wish: Wish, out: &mut SendBatch) {
         let Some(entry) = self.by_id.get(&session).and_then(|key| self.sessions.get(*key)) else { return };
         let (Some(viewer), stream) = (entry.viewer, entry.slot.stream.clone()) else { return };
+        if !self.viewers[viewer].egress.wants(MediaKind::Video) {
+            return;
+        }
         self.viewers[viewer].selection.wish = wish;
         self.select(now, viewer, &stream, &stream.layers(), out);
     }

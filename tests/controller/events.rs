@@ -166,6 +166,41 @@ fn a_stream_without_simulcast_has_a_temporal_cap_only() {
 }
 
 #[test]
+fn who_watches_no_video_has_no_layers_to_choose_from() {
+    let mut world = World::new("");
+    let publisher = world.live("cam");
+    world.report_layers(three(&publisher));
+    let audio =
+        VIEW.find("m=video").map(|video| VIEW[..video].replace("BUNDLE 0 1", "BUNDLE 0")).expect("comes second");
+    let created = world.post("/whep/cam", &audio);
+    assert_eq!(created.status(), StatusCode::CREATED, "{}", body(&created));
+    let viewer = world.last();
+    world.connect(&viewer);
+    world.commands.clear();
+    let url = format!("{}/layer", path(&created));
+    assert_eq!(world.ask(Method::POST, &url, &[JSON], "{}").status(), StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(world.commands.is_empty());
+}
+
+#[test]
+fn viewers_of_a_simulcast_publisher_tell_of_arrivals_though_only_one_layer_comes_yet() {
+    let mut world = World::new("");
+    let counted = |world: &mut World, stream: &str| {
+        let created = world.post(&format!("/whep/{stream}"), &other(VIEW, world.requests));
+        assert_eq!(created.status(), StatusCode::CREATED, "{}", body(&created));
+        body(&created).contains(" transport-cc")
+    };
+    world.live("plain");
+    assert!(!counted(&mut world, "plain"));
+    let simulcast = include_str!("../data/offers/chromium-publish-simulcast.sdp");
+    assert_eq!(world.post("/whip/layered", simulcast).status(), StatusCode::CREATED);
+    let publisher = world.last();
+    world.connect(&publisher);
+    world.activate(&publisher, 1);
+    assert!(counted(&mut world, "layered"));
+}
+
+#[test]
 fn layer_and_events_are_guarded_as_the_session_is() {
     let mut world = World::new("view-token = \"look\"\npatch-rate = 2");
     world.live("cam");
