@@ -41,6 +41,8 @@ pub(super) struct Estimator {
     rate: RateControl,
     loss: LossBound,
     remb: Bitrate,
+    /// What the receiver said last.
+    word: Bitrate,
     round_trip: Duration,
     last_feedback: Option<Instant>,
     tally: Tally,
@@ -69,6 +71,7 @@ impl Estimator {
             // As a bound on the rate it begins to count with the first high loss.
             loss: LossBound::new(if transport_cc { ESTIMATE_MAX.as_bps() as f64 } else { start_bps }),
             remb: ESTIMATE_MAX,
+            word: ESTIMATE_MAX,
             round_trip: Duration::ZERO,
             last_feedback: None,
             tally: Tally::default(),
@@ -155,8 +158,15 @@ impl Estimator {
         }
     }
 
+    /// Who does without transport-wide feedback measures what comes by itself, and says 1.5 times that at most, however wide its
+    /// path is (libwebrtc). So a word that rises bounds nothing; one that falls tells of a queue.
     pub fn handle_remb(&mut self, bitrate: Bitrate) {
-        self.remb = bitrate;
+        let before = std::mem::replace(&mut self.word, bitrate);
+        if self.transport_cc || bitrate < before {
+            self.remb = bitrate;
+        } else if bitrate > before {
+            self.remb = ESTIMATE_MAX;
+        }
     }
 
     pub fn handle_unheard(&mut self, now: Instant) {
@@ -194,6 +204,17 @@ mod tests {
         assert_eq!(estimator.estimate(), START);
         estimator.handle_remb(Bitrate::from_bps(0));
         assert_eq!(estimator.estimate(), ESTIMATE_MIN);
+    }
+
+    #[test]
+    fn without_transport_feedback_a_word_that_rises_bounds_nothing() {
+        let mut estimator = Estimator::new(START, false);
+        let mut say = |kbps: u64| {
+            estimator.handle_remb(Bitrate::from_bps(kbps * 1000));
+            estimator.estimate().as_bps() / 1000
+        };
+        assert_eq!([400, 400, 430, 430].map(&mut say), [400, 400, 1000, 1000]);
+        assert_eq!([360, 300, 320].map(&mut say), [360, 300, 1000]);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Bwe {
     goal: Option<Goal>,
     /// When what was sent has gone unheard for too long.
     unheard_at: Instant,
+    /// Something was sent since that last happened.
+    sent_since: bool,
 }
 
 impl Bwe {
@@ -69,6 +71,7 @@ impl Bwe {
             transport_cc,
             goal: None,
             unheard_at: Instant::FAR_FUTURE,
+            sent_since: false,
         }
     }
 
@@ -78,6 +81,7 @@ impl Bwe {
         if self.unheard_at == Instant::FAR_FUTURE {
             self.unheard_at = now + UNHEARD_AFTER;
         }
+        self.sent_since = true;
         self.history.record(now, bytes, cluster)
     }
 
@@ -115,10 +119,16 @@ impl Bwe {
 
     pub fn handle_timeout(&mut self, now: Instant) {
         self.prober.handle_timeout(now);
-        if now >= self.unheard_at {
-            self.unheard_at = now + UNHEARD_STEP;
-            self.estimator.handle_unheard(now);
+        if now < self.unheard_at {
+            return;
         }
+        // Of a publisher that pauses nothing is heard, and that says nothing of the link.
+        if !std::mem::take(&mut self.sent_since) {
+            self.unheard_at = Instant::FAR_FUTURE;
+            return;
+        }
+        self.unheard_at = now + UNHEARD_STEP;
+        self.estimator.handle_unheard(now);
     }
 
     /// Until `None`: a packet to send now beside the media. Media alone fills a probe, too.
@@ -151,5 +161,32 @@ impl Bwe {
     /// Without transport-wide feedback the estimate grows no further than this: nothing measures it.
     fn useful(&self) -> Bitrate {
         self.goal.map_or(self.estimate(), |goal| goal.top)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_says_nothing_of_the_link() {
+        let start = Bitrate::from_bps(1_000_000);
+        let mut bwe = Bwe::new(start, true);
+        let mut now = Instant::ZERO;
+        let mut pass = |bwe: &mut Bwe, seconds: u32, sends: bool| {
+            for _ in 0..10 * seconds {
+                now += Duration::from_millis(100);
+                if sends {
+                    bwe.record(now, 1000, None);
+                }
+                bwe.handle_timeout(now);
+            }
+            bwe.estimate().as_bps()
+        };
+        bwe.record(Instant::ZERO, 1000, None);
+        // Nobody has heard of the last packet; that counts once.
+        assert_eq!(pass(&mut bwe, 30, false), 800_000);
+        let unheard = pass(&mut bwe, 10, true);
+        assert!((100_000..200_000).contains(&unheard), "{unheard}");
     }
 }
