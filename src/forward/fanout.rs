@@ -338,8 +338,10 @@ impl<K: Copy + PartialEq> Fanout<K> {
     /// Streams with a choice of layers, or viewers of something else than all that most streams have.
     pub fn layered(&self) -> impl Iterator<Item = &Arc<Stream>> {
         let layered = |l: &&LocalStream<K>| {
+            let layers = l.stream.layers();
             l.tracks.iter().any(|t| t.watched() && t.rendition != Rendition::default())
-                || select::is_choice(&l.stream.layers())
+                || layers[1..].iter().any(|layer| layer.active)
+                || select::is_choice(&layers)
         };
         self.streams.values().filter(layered).map(|l| &l.stream)
     }

@@ -1,6 +1,6 @@
 //! The forwarding table: per stream, which shards have viewers, and whose media they see. Atomics only.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use str0m::media::MediaKind;
 
@@ -19,10 +19,9 @@ pub struct Stream {
     pub name: Box<str>,
     /// One bit per shard that has viewers, for audio and for each layer of the video.
     interest: [AtomicU64; 1 + limits::LAYERS_MAX],
-    /// The generation that viewers see; 0 before the first publisher.
+    /// The generation that viewers see, 0 before the first publisher; and the shard where it lives, in the low 16 bits: both change
+    /// at once.
     active: AtomicU64,
-    /// Where the active publisher lives; meaningful while `active` is not 0.
-    publisher_shard: AtomicU16,
     /// The active publisher does not answer requests for a keyframe.
     deaf: AtomicBool,
     /// Of the active publisher's video.
@@ -50,6 +49,8 @@ struct SharedSpatial {
     size: AtomicU32,
 }
 
+const SHARD_BITS: u32 = u16::BITS;
+
 impl Stream {
     pub fn new(id: StreamId, name: &str) -> Stream {
         Stream {
@@ -57,7 +58,6 @@ impl Stream {
             name: name.into(),
             interest: Default::default(),
             active: AtomicU64::new(0),
-            publisher_shard: AtomicU16::new(0),
             deaf: AtomicBool::new(false),
             layers: Default::default(),
         }
@@ -87,12 +87,10 @@ impl Stream {
     ///
     /// Returns whether it is the one now. The caller calls it on the first authenticated RTP of its publisher.
     pub fn activate(&self, generation: Generation, shard: ShardId) -> bool {
-        let before = self.active.fetch_max(generation.0, Ordering::AcqRel);
-        if before > generation.0 {
+        let before = self.active.fetch_max(generation.0 << SHARD_BITS | u64::from(shard.0), Ordering::AcqRel);
+        if before >> SHARD_BITS > generation.0 {
             return false;
         }
-        // A request that reads the old shard for a moment is lost there; the viewer's shard asks again.
-        self.publisher_shard.store(shard.0, Ordering::Release);
         self.deaf.store(false, Ordering::Release);
         for layer in 0..self.layers.len() {
             self.set_layer(layer as u8, Layer::default());
@@ -101,7 +99,7 @@ impl Stream {
     }
 
     pub fn active(&self) -> Generation {
-        Generation(self.active.load(Ordering::Acquire))
+        Generation(self.active.load(Ordering::Acquire) >> SHARD_BITS)
     }
 
     /// To be called by the active publisher's shard only.
@@ -149,8 +147,10 @@ impl Stream {
         })
     }
 
+    /// Meaningful while there is an active publisher.
     pub fn publisher_shard(&self) -> ShardId {
-        ShardId(self.publisher_shard.load(Ordering::Acquire))
+        // Truncation leaves the shard.
+        ShardId(self.active.load(Ordering::Acquire) as u16)
     }
 }
 
@@ -166,5 +166,21 @@ fn place(kind: MediaKind, layer: u8) -> usize {
     match kind {
         MediaKind::Audio => 0,
         MediaKind::Video => 1 + usize::from(layer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shard_is_that_of_the_generation_which_is_active() {
+        let stream = Stream::new(StreamId(1), "cam");
+        assert!(stream.activate(Generation(1), ShardId(63)));
+        assert_eq!((stream.active(), stream.publisher_shard()), (Generation(1), ShardId(63)));
+        assert!(stream.activate(Generation(3), ShardId(0)));
+        // Whoever is late leaves no trace.
+        assert!(!stream.activate(Generation(2), ShardId(5)));
+        assert_eq!((stream.active(), stream.publisher_shard()), (Generation(3), ShardId(0)));
     }
 }

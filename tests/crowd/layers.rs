@@ -159,6 +159,26 @@ fn who_comes_back_to_a_layer_that_all_had_left_begins_with_its_past() {
 }
 
 #[test]
+fn the_first_layer_is_replaced_as_any_other_when_it_stops() {
+    let mut room = layered([true, false, false]);
+    watch(&mut room);
+    let mut seq = 1;
+    play(&mut room, &[0], &mut seq, &[0]);
+    for _ in 0..11 {
+        play(&mut room, &[0], &mut seq, &[]);
+    }
+    asked(&mut room);
+    show(&room, [false, true, false]);
+    for _ in 0..11 {
+        play(&mut room, &[1], &mut seq, &[]);
+    }
+    assert!(asked(&mut room).contains(&1));
+    play(&mut room, &[1], &mut seq, &[1]);
+    play(&mut room, &[1], &mut seq, &[]);
+    assert_eq!(layers_seen(room.clients[0].got()), [0, 1]);
+}
+
+#[test]
 fn a_layer_that_stops_is_replaced_and_comes_back() {
     let mut room = layered([true; 3]);
     watch(&mut room);
