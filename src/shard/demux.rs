@@ -80,7 +80,7 @@ impl Demux {
             return; // One ufrag of an ICE restart; the session goes on.
         }
         for remote in self.foreign.remove(&session).unwrap_or_default() {
-            self.remotes.remove(&remote);
+            self.unlearn_foreign(remote);
         }
     }
 
@@ -151,9 +151,18 @@ impl Demux {
         self.remotes.insert(remote, Route::Local(key));
     }
 
-    /// A 4-tuple is no longer used.
-    pub fn unlearn(&mut self, remote: Remote, key: usize) {
-        if self.remotes.get(&remote) == Some(&Route::Local(key)) {
+    /// A 4-tuple is no longer used; false: by now it is another session's.
+    pub fn unlearn(&mut self, remote: Remote, key: usize) -> bool {
+        let is_its_own = self.remotes.get(&remote) == Some(&Route::Local(key));
+        if is_its_own {
+            self.remotes.remove(&remote);
+        }
+        is_its_own
+    }
+
+    /// Unless it has become that of a session here: NATs give ports out again.
+    fn unlearn_foreign(&mut self, remote: Remote) {
+        if let Some(Route::Foreign(_)) = self.remotes.get(&remote) {
             self.remotes.remove(&remote);
         }
     }
@@ -166,10 +175,33 @@ impl Demux {
         if remotes.contains(&remote) {
             return;
         }
-        if remotes.len() >= limits::REMOTES_PER_SESSION_MAX {
-            let oldest = remotes.remove(0);
-            self.remotes.remove(&oldest);
-        }
+        let oldest = (remotes.len() >= limits::REMOTES_PER_SESSION_MAX).then(|| remotes.remove(0));
         remotes.push(remote);
+        if let Some(oldest) = oldest {
+            self.unlearn_foreign(oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// NATs give ports out again.
+    #[test]
+    fn whoever_leaves_takes_no_others_address_along() {
+        let remote = (SocketId(0), SocketAddr::from(([192, 0, 2, 1], 5000)));
+        let mut demux = Demux::new(ShardId(0));
+        demux.learn(remote, 1);
+        demux.learn(remote, 2);
+        assert!(!demux.unlearn(remote, 1) && demux.knows(remote));
+        assert!(demux.unlearn(remote, 2) && !demux.knows(remote));
+        demux.learn_foreign(SessionId(1), remote, ShardId(1));
+        demux.learn(remote, 3);
+        for port in 1..10 {
+            demux.learn_foreign(SessionId(1), (SocketId(0), SocketAddr::from(([192, 0, 2, 1], port))), ShardId(1));
+        }
+        assert!(demux.knows(remote), "it was the oldest of the other session's");
+        assert_eq!(demux.remotes.len(), 1 + limits::REMOTES_PER_SESSION_MAX);
     }
 }

@@ -409,8 +409,9 @@ impl Shard {
                 }
                 if entry.remotes.len() >= limits::REMOTES_PER_SESSION_MAX {
                     let oldest = entry.remotes.remove(0);
-                    self.demux.unlearn(oldest, key);
-                    self.unused_streams.extend(Some(oldest).filter(|(socket, _)| socket.is_stream()));
+                    if self.demux.unlearn(oldest, key) && oldest.0.is_stream() {
+                        self.unused_streams.push_back(oldest);
+                    }
                 }
                 entry.remotes.push(remote);
             }
@@ -529,8 +530,9 @@ impl Shard {
         }
         self.by_id.remove(&id);
         for remote in entry.remotes {
-            self.demux.unlearn(remote, key);
-            self.unused_streams.extend(Some(remote).filter(|(socket, _)| socket.is_stream()));
+            if self.demux.unlearn(remote, key) && remote.0.is_stream() {
+                self.unused_streams.push_back(remote);
+            }
         }
         match entry.publishing {
             Some(_) => {
