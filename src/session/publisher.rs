@@ -30,6 +30,8 @@ pub(super) struct Publisher {
     audio: Option<Track>,
     /// By layer.
     video: [Option<Track>; LAYERS_MAX],
+    /// Of audio, and of each layer.
+    announced: [Announced; 1 + LAYERS_MAX],
     pli: Option<PeriodicPli>,
     clock: CaptureClock,
 }
@@ -42,6 +44,24 @@ struct Track {
     report: Option<capture::Report>,
     dependencies: Dependencies,
 }
+
+/// SSRC and payload type that were told last, and when: who takes turns with two of them is not told of with each packet.
+#[derive(Clone, Copy, Default)]
+struct Announced(Option<(u32, Pt, Instant)>);
+
+impl Announced {
+    fn is_news(&mut self, now: Instant, ssrc: u32, payload_type: Pt) -> bool {
+        let is_due = |at| now.since(at) >= ANNOUNCE_AGAIN;
+        let news = self.0.is_none_or(|(s, pt, at)| (s, pt) != (ssrc, payload_type) && is_due(at));
+        if news {
+            self.0 = Some((ssrc, payload_type, now));
+        }
+        news
+    }
+}
+
+/// What a track carries is told once a second at most.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
 
 struct PeriodicPli {
     interval: Duration,
@@ -73,6 +93,7 @@ impl Publisher {
             rids,
             audio: None,
             video: Default::default(),
+            announced: Default::default(),
             pli,
             clock: CaptureClock::default(),
         }
@@ -94,16 +115,23 @@ impl Publisher {
             MediaKind::Audio => 0,
             MediaKind::Video => self.layer_of(rtc, ssrc)?,
         };
-        let track = match kind {
-            MediaKind::Audio => &mut self.audio,
-            MediaKind::Video => &mut self.video[usize::from(layer)],
+        let (track, announced) = match kind {
+            MediaKind::Audio => (&mut self.audio, &mut self.announced[0]),
+            MediaKind::Video => {
+                let layer = usize::from(layer);
+                (&mut self.video[layer], &mut self.announced[1 + layer])
+            }
         };
         let same = track.as_ref().is_some_and(|t| t.ssrc == ssrc && t.payload_type == payload_type);
-        let mut started = None;
+        let started = announced.is_news(now, ssrc, payload_type).then_some(TrackStarted {
+            kind,
+            format,
+            payload_type: *payload_type,
+            ssrc,
+        });
         if !same {
             let dependencies = Dependencies::default();
             *track = Some(Track { ssrc, payload_type, parameters_at: None, report: None, dependencies });
-            started = Some(TrackStarted { kind, format, payload_type: *payload_type, ssrc });
             if bound.nack && bound.rtx.is_none() {
                 // OBS resends in-band on its only SSRC; str0m asks for nothing without RTX unless told to.
                 if let Some(stream) = rtc.direct_api().stream_rx(&ssrc.into()) {
@@ -272,6 +300,16 @@ mod tests {
     /// The aggregation header alone says whether a coded video sequence begins (N).
     const BEGINS: &[u8] = &[0x08, 0];
     const OPAQUE: &[u8] = &[0x80, 0];
+
+    #[test]
+    fn who_takes_turns_is_told_of_once_a_second() {
+        let mut announced = Announced::default();
+        let ms = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        assert!(announced.is_news(ms(0), 1, 96.into()));
+        assert!(!announced.is_news(ms(5000), 1, 96.into()));
+        let told = (5000..8000).filter(|at| announced.is_news(ms(*at), 1, Pt::from(96 + (at % 2) as u8))).count();
+        assert_eq!(told, 3);
+    }
 
     #[test]
     fn a_descriptor_goes_before_the_payload_if_it_can_be_read() {
