@@ -286,7 +286,9 @@ impl Stats {
 
     fn number(&self, kind: &str, media: &str, key: &str) -> f64 {
         let Some(record) = self.find(kind, media) else { return 0.0 };
-        record[key].as_f64().unwrap_or_else(|| panic!("no {key} in {record:#}"))
+        // Packets come before frames, and sizes and rates with the first of these.
+        let is_early = record["framesDecoded"] == 0;
+        record[key].as_f64().or(is_early.then_some(0.0)).unwrap_or_else(|| panic!("no {key} in {record:#}"))
     }
 
     /// 0 when nothing has come yet.
