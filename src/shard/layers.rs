@@ -88,6 +88,12 @@ impl Selection {
         ranking.rungs().get(rank).copied()
     }
 
+    /// What it asks for, and what its path carries of that.
+    fn granted(&self) -> Wish {
+        let max_temporal = if self.allocator.is_thinned() { Some(0) } else { self.wish.max_temporal };
+        Wish { max_temporal, ..self.wish }
+    }
+
     /// Unless nothing else is sent: a new publisher may have nothing but what the last one's layer was barred for.
     fn leave_out_barred(&self, now: Instant, rungs: &mut [Rung]) {
         let is_barred = |rung: &Rung| self.barred.iter().any(|(index, until)| *index == rung.index() && now < *until);
@@ -104,7 +110,8 @@ impl Shard {
         let layers = stream.layers();
         let reads = egress.reads_descriptors();
         let rung = selection.choose(now, &layers, reads, egress.bwe());
-        let rendition = rung.map_or_else(Rendition::default, |rung| rung.rendition(&layers, &selection.wish, reads));
+        let rendition =
+            rung.map_or_else(Rendition::default, |rung| rung.rendition(&layers, &selection.granted(), reads));
         egress.set_target(rendition);
         rendition
     }
@@ -159,12 +166,15 @@ impl Shard {
         let Viewer { egress, selection, .. } = &mut self.viewers[viewer];
         let Some(rung) = chosen else { return };
         let (shown, target) = (egress.shown(), egress.target());
-        let mut wanted = rung.rendition(layers, &selection.wish, reads);
+        let mut wanted = rung.rendition(layers, &selection.granted(), reads);
         if wanted == target {
             // Its first picture of all replaces none.
             let switching = selection.switching.filter(|_| shown != Some(target));
             match (switching, shown) {
-                (Some(since), Some(shown)) if now.since(since) >= GIVE_UP && !stream.is_deaf() => {
+                // Of the same layer there is nothing else to be had.
+                (Some(since), Some(shown))
+                    if now.since(since) >= GIVE_UP && !stream.is_deaf() && !shown.is_beside(&wanted) =>
+                {
                     selection.barred.retain(|(index, _)| *index != rung.index());
                     selection.barred.push((rung.index(), now + BARRED));
                     wanted = shown;

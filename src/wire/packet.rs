@@ -131,6 +131,11 @@ impl Rendition {
         let within = lower.spatial_max <= self.spatial_max && lower.temporal_max <= self.temporal_max;
         lower.layer == self.layer && within && lower != self
     }
+
+    /// Whether nothing but temporal layers tells the two apart.
+    pub fn is_beside(&self, other: &Rendition) -> bool {
+        (self.layer, self.spatial_max) == (other.layer, other.spatial_max)
+    }
 }
 
 impl Default for Rendition {

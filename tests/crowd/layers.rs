@@ -11,7 +11,7 @@ use manycast::id::{Generation, SessionId, ShardId};
 use manycast::shard::ShardConfig;
 use manycast::shard::message::{Command, PeerMessage};
 use manycast::sim::client::Got;
-use manycast::units::Instant;
+use manycast::units::{Bitrate, Instant};
 use manycast::wire::codec::Format;
 use manycast::wire::packet::MediaPacket;
 use str0m::media::MediaKind;
@@ -320,4 +320,29 @@ fn the_way_down_to_fewer_temporal_layers_waits_for_no_keyframe() {
         let base = |seqs: &[u32]| seqs.iter().filter(|seq| *seq % 4 == 1).count();
         assert_eq!(base(&shown), base(&all), "what others depend on is never left out: {shown:?}");
     }
+}
+
+#[test]
+fn who_has_not_even_room_for_the_lowest_layer_gets_its_temporal_base() {
+    let mut room = layered([true, true, false]);
+    watch(&mut room);
+    wish(&mut room, Wish { max_height: Some(200), ..Wish::default() });
+    (1..60).for_each(|seq| give_temporal(&mut room, seq));
+    let say = |room: &mut Room, kbps: u64| {
+        room.clients[0].request_remb(room.now, Bitrate::from_bps(kbps * 1000));
+        room.collect(0);
+        room.exchange();
+    };
+    let last = |room: &Room| room.clients[0].got().iter().rev().take(4).map(|g| g.stamp.source).collect::<Vec<_>>();
+    assert_eq!(last(&room), [1, 2, 0, 2]);
+    asked(&mut room);
+    say(&mut room, 100);
+    (60..100).for_each(|seq| give_temporal(&mut room, seq));
+    assert_eq!((last(&room), asked(&mut room)), (vec![0; 4], vec![]), "at once, and no keyframe");
+    say(&mut room, 1000);
+    (100..380).for_each(|seq| give_temporal(&mut room, seq));
+    assert_eq!((last(&room), asked(&mut room)), (vec![0; 4], vec![]), "not for 10 s");
+    (380..520).for_each(|seq| give_temporal(&mut room, seq));
+    assert_eq!(last(&room), [0; 4], "the way up is a keyframe");
+    assert!(asked(&mut room).contains(&0));
 }

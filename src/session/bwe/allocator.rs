@@ -24,6 +24,8 @@ const UP_HOLD_MIN: Duration = Duration::from_secs(3);
 const UP_HOLD_MAX: Duration = Duration::from_secs(60);
 /// After a step down (mediasoup's conservative time).
 const CONSERVATIVE: Duration = Duration::from_secs(10);
+/// How long an estimate must be high enough for the lowest layer to be whole again.
+const WHOLE_HOLD: Duration = Duration::from_secs(3);
 /// An up-switch that is taken back within so long has failed.
 const TRIAL: Duration = Duration::from_secs(20);
 
@@ -73,6 +75,16 @@ pub struct Allocator {
     hold: Duration,
     last_up: Option<Instant>,
     last_down: Option<Instant>,
+    thinned: Thinned,
+}
+
+/// Whether even the lowest layer is too much, and nothing but its temporal base is sent.
+#[derive(Debug, Default)]
+struct Thinned {
+    /// Since when it is.
+    since: Option<Instant>,
+    /// Since when the estimate has been for the other.
+    wavering: Option<Instant>,
 }
 
 impl Default for Allocator {
@@ -85,6 +97,7 @@ impl Default for Allocator {
             hold: UP_HOLD_MIN,
             last_up: None,
             last_down: None,
+            thinned: Thinned::default(),
         }
     }
 }
@@ -106,7 +119,34 @@ impl Allocator {
             self.last_up = Some(now);
             self.switch(Some(higher));
         }
+        self.thin(now, conditions);
         self.current
+    }
+
+    /// Whether even the lowest layer is too much: then its temporal base is to be sent, where it has one.
+    pub fn is_thinned(&self) -> bool {
+        self.thinned.since.is_some()
+    }
+
+    fn thin(&mut self, now: Instant, conditions: &Conditions) {
+        let is_lowest = conditions.allowed().next() == self.current;
+        let Some(current) = self.current.filter(|rank| is_lowest && conditions.limit != Limit::Pinned(*rank)) else {
+            self.thinned = Thinned::default();
+            return;
+        };
+        let Thinned { since, wavering } = &mut self.thinned;
+        let full = conditions.loss > LOSS_MAX;
+        let (wavers, hold) = match since {
+            None if full => (true, LOSS_DOWN_HOLD),
+            None => (conditions.estimate < conditions.audio_and(DOWN_PERCENT, current), DOWN_HOLD),
+            Some(since) if now - *since < CONSERVATIVE => (false, WHOLE_HOLD),
+            Some(_) => (!full && conditions.estimate >= conditions.audio_and(UP_PERCENT, current), WHOLE_HOLD),
+        };
+        *wavering = wavering.or(Some(now)).filter(|_| wavers);
+        if wavering.is_some_and(|at| now - at >= hold) {
+            *wavering = None;
+            *since = if since.is_some() { None } else { Some(now) };
+        }
     }
 
     /// What a probe should look for; `None` when there is nothing higher, or it may not be chosen soon.
@@ -116,7 +156,7 @@ impl Allocator {
         }
         let current = self.current?;
         let needed = |rank| conditions.audio_and(UP_PERCENT, rank);
-        let mut higher = conditions.allowed().filter(|rank| *rank > current);
+        let mut higher = conditions.allowed().filter(|rank| *rank > current || *rank == current && self.is_thinned());
         let next = higher.next()?;
         Some(Goal { next: needed(next), top: needed(higher.next_back().unwrap_or(next)) })
     }
@@ -335,6 +375,33 @@ mod tests {
         viewer.layers[1].active = false;
         viewer.allocator.current = None;
         assert!(viewer.during(1000, 5000).is_empty());
+    }
+
+    #[test]
+    fn the_lowest_layer_is_thinned_when_even_that_is_too_much() {
+        let mut viewer = Viewer::new();
+        viewer.during(1000, 2000);
+        // 0.85 of 150.
+        viewer.during(5000, 128);
+        assert!(!viewer.allocator.is_thinned());
+        viewer.during(200, 127);
+        assert!(!viewer.allocator.is_thinned());
+        viewer.during(100, 127);
+        assert!(viewer.allocator.is_thinned());
+        assert_eq!(viewer.during(9_500, 400), [0], "not soon after");
+        assert!(viewer.allocator.is_thinned());
+        viewer.during(60_000, 172);
+        assert!(viewer.allocator.is_thinned(), "less than 1.15 of the cost");
+        viewer.during(3200, 173);
+        assert!(!viewer.allocator.is_thinned());
+        viewer.loss = 0.2;
+        viewer.during(900, 173);
+        assert!(!viewer.allocator.is_thinned());
+        viewer.during(200, 173);
+        assert!(viewer.allocator.is_thinned());
+        viewer.limit = Limit::Pinned(0);
+        viewer.during(0, 50);
+        assert!(!viewer.allocator.is_thinned(), "whatever the estimate says");
     }
 
     #[test]
