@@ -88,7 +88,8 @@ fn chromium_publishes_and_plays_where_udp_is_blocked(io: &str) {
     assert!(audio > 50.0, "{audio} packets of audio");
     let opened = server.wait_for_metric(EVENTS, "stream_opened", |n| n >= 2.0);
     publisher.click("publish-stop");
-    viewers[0].click("watch-stop");
+    // The other one may have kept its TCP connection beside UDP.
+    viewers.iter().for_each(|viewer| viewer.click("watch-stop"));
     server.wait_for_metric(EVENTS, "stream_closed", |n| n >= opened);
     assert_eq!(server.metric(EVENTS, "stream_dropped"), 0.0);
     assert_eq!(browser.console_errors(), [""; 0]);
