@@ -14,12 +14,15 @@ const LOSS_MAX: f64 = 0.10;
 
 /// An estimate may dip for a feedback or three.
 const DOWN_HOLD: Duration = Duration::from_millis(300);
+/// A keyframe, which an up-switch begins with, counts in its layer's cost for a second (`forward::pacer::Meter`): what is too
+/// much for a cost that has risen may be too much for no longer than that.
+const COST_DOWN_HOLD: Duration = Duration::from_millis(1300);
 /// A keyframe that overflows a short queue loses more than a tenth of a second's packets; a full link goes on to.
 const LOSS_DOWN_HOLD: Duration = Duration::from_secs(1);
 /// Loss is counted over 200 packets, which a low layer takes two seconds for: until then it is that of before the last step
 /// down. The estimate falls with it meanwhile.
 const LOSS_HOLD: Duration = Duration::from_secs(5);
-/// How long an estimate must be high enough; doubled by each up-switch that failed.
+/// How long an estimate must be high enough; doubled by each up-switch that failed, until one does not.
 const UP_HOLD_MIN: Duration = Duration::from_secs(3);
 const UP_HOLD_MAX: Duration = Duration::from_secs(60);
 /// After a step down (mediasoup's conservative time).
@@ -68,6 +71,8 @@ pub struct Allocator {
     current: Option<usize>,
     /// Since when the estimate is too low for the current layer.
     low_since: Option<Instant>,
+    /// The estimate that it took when there last was as much.
+    needed_before: Bitrate,
     /// Since when more is lost than [`LOSS_MAX`].
     loss_since: Option<Instant>,
     /// The highest layer that the estimate has allowed ever since.
@@ -92,6 +97,7 @@ impl Default for Allocator {
         Allocator {
             current: None,
             low_since: None,
+            needed_before: Bitrate::from_bps(0),
             loss_since: None,
             candidate: None,
             hold: UP_HOLD_MIN,
@@ -119,6 +125,9 @@ impl Allocator {
             self.last_up = Some(now);
             self.switch(Some(higher));
         }
+        if self.last_up.take_if(|up| now - *up >= TRIAL).is_some() {
+            self.hold = UP_HOLD_MIN;
+        }
         self.thin(now, conditions);
         self.current
     }
@@ -137,7 +146,7 @@ impl Allocator {
         let Thinned { since, wavering } = &mut self.thinned;
         let full = conditions.loss > LOSS_MAX;
         let (wavers, hold) = match since {
-            None if full => (true, LOSS_DOWN_HOLD),
+            None if full && self.last_down.is_none_or(|last| now - last >= LOSS_HOLD) => (true, LOSS_DOWN_HOLD),
             None => (conditions.estimate < conditions.audio_and(DOWN_PERCENT, current), DOWN_HOLD),
             Some(since) if now - *since < CONSERVATIVE => (false, WHOLE_HOLD),
             Some(_) => (!full && conditions.estimate >= conditions.audio_and(UP_PERCENT, current), WHOLE_HOLD),
@@ -156,7 +165,8 @@ impl Allocator {
         }
         let current = self.current?;
         let needed = |rank| conditions.audio_and(UP_PERCENT, rank);
-        let mut higher = conditions.allowed().filter(|rank| *rank > current || *rank == current && self.is_thinned());
+        let must_be_whole = self.is_thinned() && conditions.estimate < needed(current);
+        let mut higher = conditions.allowed().filter(|rank| *rank > current || *rank == current && must_be_whole);
         let next = higher.next()?;
         Some(Goal { next: needed(next), top: needed(higher.next_back().unwrap_or(next)) })
     }
@@ -169,12 +179,15 @@ impl Allocator {
         if loses && self.last_down.is_none_or(|last| now - last >= LOSS_HOLD) {
             return Some(lower.min(conditions.fitting()?));
         }
-        if conditions.estimate >= conditions.audio_and(DOWN_PERCENT, current) {
+        let needed = conditions.audio_and(DOWN_PERCENT, current);
+        if conditions.estimate >= needed {
             self.low_since = None;
+            self.needed_before = needed;
             return None;
         }
         let since = *self.low_since.get_or_insert(now);
-        if now - since < DOWN_HOLD {
+        let hold = if conditions.estimate >= self.needed_before { COST_DOWN_HOLD } else { DOWN_HOLD };
+        if now - since < hold {
             return None;
         }
         Some(lower.min(conditions.fitting()?))
@@ -196,7 +209,7 @@ impl Allocator {
     }
 
     fn fell(&mut self, now: Instant) {
-        let failed = self.last_up.take().is_some_and(|up| now - up < TRIAL);
+        let failed = self.last_up.take().is_some();
         // A fall within the time of a fall is the same trouble; one by itself begins anew.
         let alone = self.last_down.is_none_or(|last| now - last >= CONSERVATIVE);
         if failed {
@@ -363,6 +376,45 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_that_lasts_ends_the_long_waits() {
+        let mut viewer = Viewer::new();
+        viewer.during(0, 600);
+        for _ in 0..3 {
+            while viewer.during(0, 2000) == [1] {}
+            while viewer.during(0, 600) == [2] {}
+        }
+        // 24 s by now.
+        viewer.during(25_000, 2000);
+        assert_eq!(viewer.during(TRIAL.as_millis() as u64, 2000), [2]);
+        viewer.layers[2].active = false;
+        assert_eq!(viewer.during(500, 2000), [1], "its publisher's doing");
+        viewer.layers[2].active = true;
+        assert_eq!(viewer.during(2800, 2000), [1]);
+        assert_eq!(viewer.during(200, 2000), [1, 2]);
+    }
+
+    #[test]
+    fn a_keyframe_is_no_reason_to_leave_its_layer() {
+        let mut viewer = Viewer::new();
+        let calm = viewer.layers[2].cost;
+        viewer.during(0, 600);
+        assert_eq!(viewer.during(3000, 2000), [1, 2]);
+        // The one that the switch asked for, in the meter for a second.
+        viewer.layers[2].cost = Bitrate::from_bps(4_000_000);
+        assert_eq!(viewer.during(1000, 2000), [2]);
+        viewer.layers[2].cost = calm;
+        assert_eq!(viewer.during(1000, 2000), [2]);
+        viewer.layers[2].cost = Bitrate::from_bps(4_000_000);
+        assert_eq!(viewer.during(1100, 2000), [2]);
+        assert_eq!(viewer.during(300, 2000), [2, 1], "it stays like that");
+
+        let mut viewer = Viewer::new();
+        viewer.during(1000, 2000);
+        viewer.layers[2].cost = Bitrate::from_bps(4_000_000);
+        assert_eq!(viewer.during(400, 1400), [2, 1], "too low for what it was, too");
+    }
+
+    #[test]
     fn a_pin_and_a_cap_are_kept_and_silent_layers_are_not_chosen() {
         let mut viewer = Viewer::new();
         viewer.limit = Limit::UpTo(1);
@@ -399,6 +451,15 @@ mod tests {
         assert!(!viewer.allocator.is_thinned());
         viewer.during(200, 173);
         assert!(viewer.allocator.is_thinned());
+        // The loss is of before the step down.
+        let mut fallen = Viewer::new();
+        fallen.during(1000, 2000);
+        fallen.loss = 0.5;
+        assert_eq!(fallen.during(1000, 300), [2, 0]);
+        fallen.during(3500, 300);
+        assert!(!fallen.allocator.is_thinned());
+        fallen.during(2500, 300);
+        assert!(fallen.allocator.is_thinned());
         viewer.limit = Limit::Pinned(0);
         viewer.during(0, 50);
         assert!(!viewer.allocator.is_thinned(), "whatever the estimate says");
@@ -407,20 +468,26 @@ mod tests {
     #[test]
     fn a_probe_looks_for_what_an_up_switch_needs() {
         let mut viewer = Viewer::new();
-        let goal = |viewer: &Viewer| {
+        let goal = |viewer: &Viewer, kbps: u64| {
             let layers = &viewer.layers;
-            let (audio, estimate) = (Bitrate::from_bps(32_000), Bitrate::from_bps(0));
+            let (audio, estimate) = (Bitrate::from_bps(32_000), Bitrate::from_bps(32_000 + kbps * 1000));
             let conditions = Conditions { layers, audio, estimate, loss: 0.0, limit: viewer.limit };
             viewer.allocator.goal(viewer.now, &conditions).map(|g| (g.next.as_bps(), g.top.as_bps()))
         };
-        assert_eq!(goal(&viewer), None);
+        assert_eq!(goal(&viewer, 200), None);
         viewer.during(0, 200);
-        assert_eq!(goal(&viewer), Some((607_000, 1_987_000)));
+        assert_eq!(goal(&viewer, 200), Some((607_000, 1_987_000)));
         viewer.during(4000, 2000);
-        assert_eq!(goal(&viewer), None, "at the top");
+        assert_eq!(goal(&viewer, 200), None, "at the top");
         viewer.during(500, 600);
-        assert_eq!(goal(&viewer), None, "not soon after a fall");
+        assert_eq!(goal(&viewer, 200), None, "not soon after a fall");
         viewer.during(13_000, 700);
-        assert_eq!(goal(&viewer), Some((1_987_000, 1_987_000)));
+        assert_eq!(goal(&viewer, 200), Some((1_987_000, 1_987_000)));
+        let mut viewer = Viewer::new();
+        viewer.during(1000, 100);
+        viewer.during(13_000, 150);
+        assert!(viewer.allocator.is_thinned());
+        assert_eq!(goal(&viewer, 150), Some((204_500, 1_987_000)), "the lowest layer, whole");
+        assert_eq!(goal(&viewer, 180), Some((607_000, 1_987_000)), "it will be");
     }
 }

@@ -26,7 +26,8 @@ const FEEDBACK_TIME_MAX: Duration = Duration::from_secs(1);
 /// RTX of what was sent, or padding.
 const PACKET_BYTES: u16 = 290;
 
-/// After a probe that found what it looked for, or of which feedback was lost; the estimate has to show first.
+/// After a probe that found what it looked for, or that says nothing of the link, since feedback was lost or something let all
+/// of it go at once; the estimate has to show first.
 const INTERVAL_AFTER_SUCCESS: Duration = Duration::from_millis(500);
 /// After one that did not (libwebrtc's alr_probing_interval). A link that grows at the wrong moment is found two probes
 /// later, which leaves the up-switch its time within 20 s.
@@ -192,9 +193,9 @@ impl Prober {
         let found = measured.is_some_and(|m| m.as_bps() as f64 >= FULL_FACTOR * cluster.rate.as_bps() as f64);
         self.first &= found && self.goal.is_some_and(|goal| cluster.rate < goal.top);
         self.result = measured;
-        // Nothing was learnt of the link.
-        let unheard = measured.is_none() && cluster.reported < cluster.packets;
-        let pause = if found || unheard { INTERVAL_AFTER_SUCCESS } else { INTERVAL_AFTER_FAILURE };
+        let says_nothing = measured.is_none()
+            && (cluster.reported < cluster.packets || cluster.arrivals.are_compressed(cluster.bytes));
+        let pause = if found || says_nothing { INTERVAL_AFTER_SUCCESS } else { INTERVAL_AFTER_FAILURE };
         self.state = State::Idle { not_before: now + pause };
     }
 }
@@ -258,18 +259,26 @@ impl Arrivals {
         self.arrived = Span::add(self.arrived, arrival_micros, bytes);
     }
 
+    fn suffice(&self, sent_bytes: u64) -> bool {
+        self.packets >= ARRIVED_PACKETS_MIN && self.bytes * 100 >= sent_bytes * ARRIVED_PERCENT_MIN
+    }
+
+    /// All has come, but at once.
+    fn are_compressed(&self, sent_bytes: u64) -> bool {
+        let (Some(sent), Some(arrived)) = (self.sent, self.arrived) else { return false };
+        let arrival_seconds = arrived.last.saturating_sub(arrived.first) as f64 / 1e6;
+        self.suffice(sent_bytes) && COMPRESSION_MAX * arrival_seconds < (sent.last - sent.first).as_secs_f64()
+    }
+
     /// The rate that the link has shown; `None` when too little arrived, or in no order that says anything.
     fn bitrate(&self, sent_bytes: u64) -> Option<Bitrate> {
         let (sent, arrived) = (self.sent?, self.arrived?);
-        if self.packets < ARRIVED_PACKETS_MIN || self.bytes * 100 < sent_bytes * ARRIVED_PERCENT_MIN {
+        if !self.suffice(sent_bytes) || self.are_compressed(sent_bytes) {
             return None;
         }
         let arrival_micros = u64::try_from(arrived.last.saturating_sub(arrived.first)).ok()?;
         let send_bps = bps(self.bytes - u64::from(sent.last_bytes), sent.last - sent.first)?;
         let arrival_bps = bps(self.bytes - u64::from(arrived.first_bytes), Duration::from_micros(arrival_micros))?;
-        if arrival_bps > COMPRESSION_MAX * send_bps {
-            return None;
-        }
         let shown =
             if arrival_bps < FULL_FACTOR * send_bps { FULL_USE * arrival_bps } else { send_bps.min(arrival_bps) };
         Some(Bitrate::from_bps(shown as u64))
@@ -382,6 +391,15 @@ mod tests {
         prober.handle_timeout(at(1450));
         assert!(send(&mut prober, 1500, 500_000).is_empty());
         assert!(!send(&mut prober, 1950, 500_000).is_empty());
+    }
+
+    #[test]
+    fn a_probe_that_comes_all_at_once_is_soon_repeated() {
+        let mut prober = with_goal();
+        let orders = send(&mut prober, 0, 600_000);
+        assert_eq!(report(&mut prober, 450, &orders, 100), None);
+        assert!(send(&mut prober, 500, 500_000).is_empty());
+        assert!(!send(&mut prober, 950, 500_000).is_empty());
     }
 
     #[test]
