@@ -388,11 +388,11 @@ impl<K: Copy + PartialEq> Fanout<K> {
         due_again(now, &mut local.past_asked[usize::from(layer)], PAST_AGAIN)
     }
 
-    /// The request of a viewer that joins is never held back: the throttle belongs to the publisher's shard.
-    pub fn joined(&mut self, now: Instant, stream: StreamId, layer: u8) {
-        if let Some(local) = self.streams.get_mut(&stream) {
-            local.asked[usize::from(layer)] = Some(now);
-        }
+    /// The request of a viewer that joins is never held back: the throttle belongs to the publisher's shard. False: another
+    /// has joined in this very turn.
+    pub fn joined(&mut self, now: Instant, stream: StreamId, layer: u8) -> bool {
+        let Some(local) = self.streams.get_mut(&stream) else { return true };
+        local.asked[usize::from(layer)].replace(now) != Some(now)
     }
 
     /// How many streams are watched here.
@@ -411,4 +411,21 @@ fn due_again(now: Instant, last: &mut Option<Instant>, interval: Duration) -> bo
         *last = Some(now);
     }
     due
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_join_in_one_turn_ask_for_a_keyframe_once() {
+        let mut fanout = Fanout::new(ShardId(0), Segmenting::default());
+        let stream = Arc::new(Stream::new(StreamId(1), "live"));
+        fanout.join(&stream, MediaKind::Video, Rendition::default(), 0);
+        let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
+        assert!(fanout.joined(at(1), StreamId(1), 0));
+        assert!(!fanout.joined(at(1), StreamId(1), 0));
+        assert!(fanout.joined(at(1), StreamId(1), 1), "another layer");
+        assert!(fanout.joined(at(2), StreamId(1), 0));
+    }
 }

@@ -41,7 +41,7 @@ struct Credential {
 enum Route {
     /// Key of the session on this shard.
     Local(usize),
-    Foreign(ShardId),
+    Foreign(ShardId, SessionId),
 }
 
 /// What to do with a datagram.
@@ -80,7 +80,7 @@ impl Demux {
             return; // One ufrag of an ICE restart; the session goes on.
         }
         for remote in self.foreign.remove(&session).unwrap_or_default() {
-            self.unlearn_foreign(remote);
+            self.unlearn_foreign(remote, session);
         }
     }
 
@@ -104,8 +104,8 @@ impl Demux {
             Kind::Rtcp if datagram.data.len() < limits::SRTCP_BYTES_MIN => Gate::Drop(DropReason::RtcpTooShort),
             _ => match self.remotes.get(&remote) {
                 Some(Route::Local(key)) => Gate::Session { key: *key, kind },
-                Some(Route::Foreign(_)) if handed_over => Gate::Drop(DropReason::Misrouted),
-                Some(Route::Foreign(shard)) => Gate::HandOver(*shard),
+                Some(Route::Foreign(..)) if handed_over => Gate::Drop(DropReason::Misrouted),
+                Some(Route::Foreign(shard, _)) => Gate::HandOver(*shard),
                 None if kind == Kind::Dtls => Gate::Drop(DropReason::DtlsUnknownRemote),
                 None => Gate::Drop(DropReason::MediaUnknownRemote),
             },
@@ -160,15 +160,18 @@ impl Demux {
         is_its_own
     }
 
-    /// Unless it has become that of a session here: NATs give ports out again.
-    fn unlearn_foreign(&mut self, remote: Remote) {
-        if let Some(Route::Foreign(_)) = self.remotes.get(&remote) {
+    /// Unless it has become that of another session: NATs give ports out again.
+    fn unlearn_foreign(&mut self, remote: Remote, session: SessionId) {
+        if let Some(Route::Foreign(_, owner)) = self.remotes.get(&remote)
+            && *owner == session
+        {
             self.remotes.remove(&remote);
         }
     }
 
     fn learn_foreign(&mut self, session: SessionId, remote: Remote, owner: ShardId) {
-        if self.remotes.insert(remote, Route::Foreign(owner)) == Some(Route::Foreign(owner)) {
+        let route = Route::Foreign(owner, session);
+        if self.remotes.insert(remote, route) == Some(route) {
             return;
         }
         let remotes = self.foreign.entry(session).or_default();
@@ -178,7 +181,7 @@ impl Demux {
         let oldest = (remotes.len() >= limits::REMOTES_PER_SESSION_MAX).then(|| remotes.remove(0));
         remotes.push(remote);
         if let Some(oldest) = oldest {
-            self.unlearn_foreign(oldest);
+            self.unlearn_foreign(oldest, session);
         }
     }
 }
@@ -203,5 +206,12 @@ mod tests {
         }
         assert!(demux.knows(remote), "it was the oldest of the other session's");
         assert_eq!(demux.remotes.len(), 1 + limits::REMOTES_PER_SESSION_MAX);
+        let taken = (SocketId(0), SocketAddr::from(([192, 0, 2, 1], 9)));
+        demux.learn_foreign(SessionId(2), taken, ShardId(1));
+        for remote in demux.foreign.remove(&SessionId(1)).expect("known") {
+            demux.unlearn_foreign(remote, SessionId(1));
+        }
+        assert!(demux.knows(taken), "it is the second one's");
+        assert_eq!(demux.remotes.len(), 2);
     }
 }

@@ -497,8 +497,9 @@ impl Shard {
 
     /// For a viewer that joins a layer: not held back by what others have asked for, which it may have come too late for.
     fn request_keyframe_at_once(&mut self, now: Instant, stream: StreamId, layer: u8, out: &mut SendBatch) {
-        self.fanout.joined(now, stream, layer);
-        self.request_keyframe(now, stream, layer, out);
+        if self.fanout.joined(now, stream, layer) {
+            self.request_keyframe(now, stream, layer, out);
+        }
     }
 
     /// A viewer says that it needs a keyframe, which it may do as often as it likes.

@@ -124,7 +124,10 @@ impl Publishing {
         let scalability = packet.descriptor.layer;
         let spatial = &mut layer.spatials[usize::from(scalability.spatial)];
         spatial.meter.count(now, packet.payload.len());
-        spatial.last_packet = Some(now);
+        // Padding is no sign of life: a layer that is not sent may be padded on.
+        if !packet.payload.is_empty() {
+            spatial.last_packet = Some(now);
+        }
         layer.described = packet.format.codec == Codec::Av1;
         layer.spatial = layer.spatial.max(scalability.spatial);
         layer.temporal = layer.temporal.max(scalability.temporal);
@@ -295,6 +298,21 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::packet::testing::video;
+
+    #[test]
+    fn padding_does_not_keep_a_layer_active() {
+        let (mut publishing, stream) = (Publishing::default(), Stream::new(StreamId(1), "live"));
+        let mut is_active_at = |millis: u64, packet: MediaPacket| {
+            let now = Instant::from_nanos(millis * 1_000_000);
+            publishing.handle_video(now, &Arc::new(packet), &stream);
+            publishing.layers[0].is_active(now)
+        };
+        assert!(is_active_at(0, video(1, 0, true, 100)));
+        assert!(is_active_at(900, video(2, 0, false, 0)));
+        assert!(!is_active_at(1100, video(3, 0, false, 0)));
+        assert!(is_active_at(1200, video(4, 3000, false, 100)));
+    }
 
     #[test]
     fn spatial_layers_are_reported_one_by_one_and_others_whole() {
