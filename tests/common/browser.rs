@@ -284,11 +284,11 @@ impl Stats {
         self.0.iter().find(|s| s["type"] == kind && s["kind"] == media)
     }
 
+    /// Sizes and rates are not there before the first frames, nor always with the first that counts as decoded.
     fn number(&self, kind: &str, media: &str, key: &str) -> f64 {
         let Some(record) = self.find(kind, media) else { return 0.0 };
-        // Packets come before frames, and sizes and rates with the first of these.
-        let is_early = record["framesDecoded"] == 0;
-        record[key].as_f64().or(is_early.then_some(0.0)).unwrap_or_else(|| panic!("no {key} in {record:#}"))
+        let may_be_missing = ["frameWidth", "frameHeight", "framesPerSecond"].contains(&key);
+        record[key].as_f64().or(may_be_missing.then_some(0.0)).unwrap_or_else(|| panic!("no {key} in {record:#}"))
     }
 
     /// 0 when nothing has come yet.
