@@ -143,10 +143,11 @@ impl Allocator {
             self.thinned = Thinned::default();
             return;
         };
-        let Thinned { since, wavering } = &mut self.thinned;
         let full = conditions.loss > LOSS_MAX;
+        let full_anew = full && self.loss_is_new(now);
+        let Thinned { since, wavering } = &mut self.thinned;
         let (wavers, hold) = match since {
-            None if full && self.last_down.is_none_or(|last| now - last >= LOSS_HOLD) => (true, LOSS_DOWN_HOLD),
+            None if full_anew => (true, LOSS_DOWN_HOLD),
             None => (conditions.estimate < conditions.audio_and(DOWN_PERCENT, current), DOWN_HOLD),
             Some(since) if now - *since < CONSERVATIVE => (false, WHOLE_HOLD),
             Some(_) => (!full && conditions.estimate >= conditions.audio_and(UP_PERCENT, current), WHOLE_HOLD),
@@ -176,7 +177,7 @@ impl Allocator {
         let lower = conditions.allowed().rfind(|rank| *rank < current)?;
         self.loss_since = self.loss_since.or(Some(now)).filter(|_| conditions.loss > LOSS_MAX);
         let loses = self.loss_since.is_some_and(|since| now - since >= LOSS_DOWN_HOLD);
-        if loses && self.last_down.is_none_or(|last| now - last >= LOSS_HOLD) {
+        if loses && self.loss_is_new(now) {
             return Some(lower.min(conditions.fitting()?));
         }
         let needed = conditions.audio_and(DOWN_PERCENT, current);
@@ -226,6 +227,11 @@ impl Allocator {
             self.low_since = None;
             self.candidate = None;
         }
+    }
+
+    /// It is not that of before the last step down.
+    fn loss_is_new(&self, now: Instant) -> bool {
+        self.last_down.is_none_or(|last| now - last >= LOSS_HOLD)
     }
 
     fn not_up_before(&self) -> Instant {
