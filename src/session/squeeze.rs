@@ -3,38 +3,56 @@
 //! Each replayed packet has, at the moment when it is due, the timestamp that one captured just then would have. With times of
 //! its own a decoder would stay behind for ever; with times that run at another pace than the packets come, its jitter
 //! buffer would take the difference for a slow network, and wait.
+//!
+//! A publisher that is away, or whose picture stands still, has sent nothing for a while: that time is all but left out, or the
+//! first picture after it would come that much too early.
+//!
+//! ```text
+//! captured  keyframe · · · · · · · · newest                    now · · · · · end
+//! shown                                        keyframe · · newest,now · · · end
+//! ```
 
 use std::time::Duration;
 
+use crate::units::Instant;
 use crate::wire::packet::CanonicalPacket;
 
 /// At most so many times faster: 60 frames/s are 1/4 ms apart then, a clear step forward.
 const FACTOR_MAX: u32 = 64;
 
-const TICKS_PER_MS: u128 = 90;
+/// What was captured longer ago comes no more.
+const LATE_MAX: u32 = 10_000 * TICKS_PER_MS;
+
+const TICKS_PER_MS: u32 = 90;
+/// 99 minutes: three of them are less than half the range.
+const TICKS_MAX: u32 = u32::MAX / 8;
 
 /// From a keyframe of the past to where replay and present meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Squeeze {
     /// Canonical timestamp where they meet: from there on time is as it is.
     end: u32,
-    /// Ticks from the keyframe to `end`: as captured, and as shown.
+    /// Ticks from the keyframe to `end`, without the silence: as captured, and as shown.
     captured: u32,
     shown: u32,
+    /// Ticks from the newest packet to the start of the replay: as they were, and as shown.
+    silence: u32,
+    shown_silence: u32,
     /// The first canonical number behind `end`, once it is known: timestamps alone are ambiguous after some hours.
     until: u64,
 }
 
 impl Squeeze {
-    /// What has come from `keyframe` to `newest` is to be sent within `takes`.
-    pub fn new(keyframe: &CanonicalPacket, newest: &CanonicalPacket, takes: Duration) -> Squeeze {
+    /// What has come from `keyframe` to `newest` is to be sent within `takes` from now on.
+    pub fn new(now: Instant, keyframe: &CanonicalPacket, newest: &CanonicalPacket, takes: Duration) -> Squeeze {
         let age = newest.timestamp.wrapping_sub(keyframe.timestamp).cast_signed().max(0).cast_unsigned();
         // A publisher whose timestamps jump has not sent for hours.
-        let since = newest.packet.arrival.since(keyframe.packet.arrival);
-        let age = age.min(u32::try_from(since.as_micros() * TICKS_PER_MS / 1000).unwrap_or(u32::MAX / 4));
-        let shown =
-            u32::try_from(takes.as_micros() * TICKS_PER_MS / 1000).unwrap_or(u32::MAX / 4).max(age / FACTOR_MAX);
-        Squeeze { end: newest.timestamp.wrapping_add(shown), captured: age + shown, shown, until: u64::MAX }
+        let age = age.min(ticks(newest.packet.arrival.since(keyframe.packet.arrival)));
+        let silence = ticks(now.since(newest.packet.arrival));
+        let (shown, shown_silence) = (ticks(takes).max(age / FACTOR_MAX), silence.min(LATE_MAX) / FACTOR_MAX);
+        let takes = shown + shown_silence;
+        let end = newest.timestamp.wrapping_add(silence + takes);
+        Squeeze { end, captured: age + takes, shown, silence, shown_silence, until: u64::MAX }
     }
 
     /// Whether the packet's time is squeezed.
@@ -58,8 +76,14 @@ impl Squeeze {
 
     /// When a packet's time has come, from the start of the replay on.
     pub fn due(&self, packet: &CanonicalPacket) -> Duration {
-        let ticks = self.shown - self.shown_before_end(packet).min(self.shown);
-        Duration::from_micros(u64::from(ticks) * 1000 / TICKS_PER_MS as u64)
+        let takes = self.takes();
+        let ticks = takes - self.shown_before_end(packet).min(takes);
+        Duration::from_micros(u64::from(ticks) * 1000 / u64::from(TICKS_PER_MS))
+    }
+
+    /// Ticks from the keyframe to `end` as shown, which are those from the start of the replay to `end`.
+    fn takes(&self) -> u32 {
+        self.shown + self.shown_silence
     }
 
     fn before_end(&self, packet: &CanonicalPacket) -> i32 {
@@ -67,9 +91,15 @@ impl Squeeze {
     }
 
     fn shown_before_end(&self, packet: &CanonicalPacket) -> u32 {
-        let captured = u64::from(self.before_end(packet).max(0).cast_unsigned());
-        (captured * u64::from(self.shown) / u64::from(self.captured.max(1))) as u32
+        let before_end = self.before_end(packet).max(0).cast_unsigned();
+        let silence = before_end.saturating_sub(self.takes()).min(self.silence);
+        let scale = |ticks: u32, by: u32, of: u32| (u64::from(ticks) * u64::from(by) / u64::from(of.max(1))) as u32;
+        scale(before_end - silence, self.shown, self.captured) + scale(silence, self.shown_silence, self.silence)
     }
+}
+
+fn ticks(time: Duration) -> u32 {
+    u32::try_from(time.as_micros() * u128::from(TICKS_PER_MS) / 1000).unwrap_or(u32::MAX).min(TICKS_MAX)
 }
 
 #[cfg(test)]
@@ -79,7 +109,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::units::Instant;
     use crate::wire::descriptor::Rewrite;
     use crate::wire::packet::MediaPacket;
     use crate::wire::packet::testing::video;
@@ -91,11 +120,15 @@ mod tests {
         CanonicalPacket { packet, seq, timestamp, marker: false, rewrite: Rewrite::default() }
     }
 
+    fn squeeze(keyframe: &CanonicalPacket, newest: &CanonicalPacket, takes_ms: u64) -> Squeeze {
+        Squeeze::new(newest.packet.arrival, keyframe, newest, Duration::from_millis(takes_ms))
+    }
+
     #[test]
     fn a_past_of_seven_seconds_is_shown_within_one() {
         let start = u32::MAX - 90_000;
         let at = |ms: u32| packet(u64::from(ms), start.wrapping_add(90 * ms));
-        let squeeze = Squeeze::new(&at(0), &at(7000), Duration::from_secs(1));
+        let squeeze = squeeze(&at(0), &at(7000), 1000);
         let shown = |ms| squeeze.timestamp(&at(ms)).wrapping_sub(at(7000).timestamp) / 90;
         assert_eq!([0, 4000, 7992].map(shown), [0, 500, 999]);
         assert_eq!([0, 4000, 7992].map(|ms| squeeze.due(&at(ms)).as_millis()), [0, 500, 999]);
@@ -103,8 +136,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_shown_last_a_while_ago_is_shown_now() {
+        let at = |ms: u32| packet(u64::from(ms), 90 * ms);
+        // A picture of a publisher who has sent nothing for 6.4 s since.
+        let squeeze = Squeeze::new(at(7400).packet.arrival, &at(0), &at(1000), Duration::from_millis(250));
+        let shown = |ms| squeeze.timestamp(&at(ms)) / 90;
+        assert_eq!([0, 1000, 7400, 7749].map(shown), [7400, 7585, 7685, 7749]);
+        assert_eq!([0, 1000, 7400].map(|ms| squeeze.due(&at(ms)).as_millis()), [0, 185, 285]);
+        assert!(!squeeze.holds(&at(7750)));
+    }
+
+    #[test]
     fn what_came_behind_its_end_ends_it_whatever_timestamps_do_later() {
-        let mut squeeze = Squeeze::new(&packet(10, 0), &packet(1010, 90_000), Duration::from_millis(100));
+        let mut squeeze = squeeze(&packet(10, 0), &packet(1010, 90_000), 100);
         squeeze.passes(&packet(1011, 98_999));
         assert!(squeeze.holds(&packet(1012, 98_999)));
         squeeze.passes(&packet(1012, 99_000));
@@ -118,7 +162,7 @@ mod tests {
     fn timestamps_that_jump_are_not_waited_for() {
         // Two hours within a second.
         let (keyframe, newest) = (packet(0, 7), packet(1000, 648_000_000));
-        let squeeze = Squeeze::new(&keyframe, &newest, Duration::from_millis(500));
+        let squeeze = squeeze(&keyframe, &newest, 500);
         assert!(squeeze.due(&newest) <= Duration::from_secs(1), "{:?}", squeeze.due(&newest));
         assert_eq!(squeeze.due(&keyframe), Duration::ZERO);
     }
@@ -126,10 +170,15 @@ mod tests {
     proptest! {
         #[test]
         fn time_goes_forward_and_joins_the_present(
-            start: u32, age in 0u32..1_200_000, takes in 0u64..12_000, steps in prop::collection::vec(1500u32..9000, 1..200),
+            start: u32,
+            age in 0u32..1_200_000,
+            takes in 0u64..12_000,
+            silence in prop_oneof![0u64..50, 50u64..10_000],
+            steps in prop::collection::vec(1500u32..9000, 1..200),
         ) {
             let (keyframe, newest) = (packet(0, start), packet(u64::from(age / 90) + 1, start.wrapping_add(age)));
-            let squeeze = Squeeze::new(&keyframe, &newest, Duration::from_millis(takes));
+            let now = newest.packet.arrival + Duration::from_millis(silence);
+            let squeeze = Squeeze::new(now, &keyframe, &newest, Duration::from_millis(takes));
             prop_assert_eq!(squeeze.due(&keyframe), Duration::ZERO);
             let timestamp = |p: &CanonicalPacket| if squeeze.holds(p) { squeeze.timestamp(p) } else { p.timestamp };
             let mut last = keyframe;

@@ -241,7 +241,7 @@ impl Shard {
         // What comes meanwhile is replayed too.
         let takes = Duration::from_micros(rest * 1_000_000 / (replay_pace(now, own, egress) - own));
         let keyframe_only = !gop.is_whole();
-        let squeeze = Squeeze::new(keyframe, end, takes);
+        let squeeze = Squeeze::new(now, keyframe, end, takes);
         if !egress.start_replay(rendition, keyframe, end, squeeze) {
             return false;
         }
