@@ -140,6 +140,9 @@ const VP9_HEADER_BYTES: usize = 5;
 /// Longer than any run.
 const NEVER: Duration = Duration::from_secs(86_400);
 
+/// Of str0m, at one time.
+const CALLS_MAX: usize = 16;
+
 /// One peer connection from the client's side.
 pub struct Client {
     rtc: Rtc,
@@ -429,8 +432,16 @@ impl Client {
 
     fn drain(&mut self, now: Instant) {
         let sent = self.outgoing.len();
+        let mut calls = 0;
         loop {
             match self.rtc.poll_output() {
+                // How often it wants to be called at one time is up to the hash map, too.
+                Ok(Output::Timeout(at)) if self.epoch.from_std(at) <= now && calls < CALLS_MAX => {
+                    calls += 1;
+                    if self.rtc.handle_input(Input::Timeout(self.epoch.to_std(now))).is_err() {
+                        self.closed = true;
+                    }
+                }
                 Ok(Output::Timeout(at)) => {
                     self.deadline = self.epoch.from_std(at);
                     // What leaves at one time has the order of a hash map, which is another one in each run: streams take turns
