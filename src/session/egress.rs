@@ -12,7 +12,7 @@ use str0m::media::MediaKind;
 use super::bwe::{Bwe, ProbeOrder};
 use super::feedback::{Feedback, Past, REPORT_INTERVAL};
 use super::squeeze::Squeeze;
-use super::track::{PayloadTypes, Phase, TrackSetup, TrackTx};
+use super::track::{Moment, PayloadTypes, Phase, TrackSetup, TrackTx};
 use crate::datagram::{Class, Label, SendBatch, SocketId};
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::seal::RtpSealer;
@@ -200,6 +200,7 @@ impl Egress {
     /// it waits for nothing.
     pub fn start_replay(
         &mut self,
+        now: Instant,
         rendition: Rendition,
         keyframe: &CanonicalPacket,
         newest: &CanonicalPacket,
@@ -216,7 +217,9 @@ impl Egress {
         {
             return false;
         }
-        track.splice_at(rendition, keyframe, newest, Some(squeeze), &mut self.feedback);
+        let captured = newest.packet.captured + now.since(newest.packet.arrival);
+        let present = Moment { captured, timestamp: squeeze.start() };
+        track.splice_at(rendition, keyframe, present, Some(squeeze), &mut self.feedback);
         track.phase = Phase::Replaying(keyframe.seq);
         true
     }
@@ -231,7 +234,7 @@ impl Egress {
     /// A viewer that has fallen behind goes on with this keyframe.
     pub fn skip_to(&mut self, rendition: Rendition, keyframe: &CanonicalPacket) {
         if let Some(track) = &mut self.tracks[MediaKind::Video as usize] {
-            track.splice_at(rendition, keyframe, keyframe, None, &mut self.feedback);
+            track.splice_at(rendition, keyframe, Moment::of(keyframe), None, &mut self.feedback);
             track.phase = Phase::Behind(keyframe.seq);
         }
     }

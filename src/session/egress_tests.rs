@@ -746,8 +746,9 @@ fn descriptors_come_with_frame_numbers_that_go_on() {
 fn a_replay_that_a_keyframe_ends_leaves_no_gap() {
     let mut scene = av1_scene(42, DEPENDENCY);
     let past: Vec<_> = (0..5).map(|i| av1(&scene, 100 + i, 0, 10 + i as u16, 90)).collect();
-    let squeeze = Squeeze::new(past[4].packet.arrival, &past[0], &past[4], Duration::from_millis(10));
-    assert!(scene.egress.start_replay(Rendition::default(), &past[0], &past[4], squeeze));
+    let now = past[4].packet.arrival;
+    let squeeze = Squeeze::new(now, &past[0], &past[4], Duration::from_millis(10));
+    assert!(scene.egress.start_replay(now, Rendition::default(), &past[0], &past[4], squeeze));
     let run = Run { packets: 0..2, payload_bytes: PAYLOAD_BYTES };
     scene.egress.replay(scene.now, &past, &run, &mut scene.out);
     let seen = |number| Some(described(number, 90));

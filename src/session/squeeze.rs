@@ -55,6 +55,11 @@ impl Squeeze {
         Squeeze { end, captured: age + takes, shown, silence, shown_silence, until: u64::MAX }
     }
 
+    /// Canonical timestamp of what is captured when the replay starts.
+    pub fn start(&self) -> u32 {
+        self.end.wrapping_sub(self.takes())
+    }
+
     /// Whether the packet's time is squeezed.
     #[inline]
     pub fn holds(&self, packet: &CanonicalPacket) -> bool {
@@ -144,6 +149,7 @@ mod tests {
         assert_eq!([0, 1000, 7400, 7749].map(shown), [7400, 7585, 7685, 7749]);
         assert_eq!([0, 1000, 7400].map(|ms| squeeze.due(&at(ms)).as_millis()), [0, 185, 285]);
         assert!(!squeeze.holds(&at(7750)));
+        assert_eq!(squeeze.start(), at(7400).timestamp);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::units::Instant;
 use crate::wire::codec::Format;
 use crate::wire::dependency;
 use crate::wire::descriptor::{Numbers, Rewrite};
-use crate::wire::packet::{CanonicalPacket, EndToEnd, MediaPacket, Rendition, Run};
+use crate::wire::packet::{CanonicalPacket, EndToEnd, Rendition, Run};
 use crate::wire::rtp::{self, ExtensionForms, RtpHeader};
 
 /// What the hot path needs of one track.
@@ -113,6 +113,20 @@ pub(super) struct Splice {
     pub(super) rewrite: Rewrite,
     /// It began with a replay.
     pub(super) squeeze: Option<Squeeze>,
+}
+
+/// A moment of a rendition.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) captured: Instant,
+    /// Canonical.
+    pub(super) timestamp: u32,
+}
+
+impl Moment {
+    pub(super) fn of(canonical: &CanonicalPacket) -> Moment {
+        Moment { captured: canonical.packet.captured, timestamp: canonical.timestamp }
+    }
 }
 
 impl Splice {
@@ -263,7 +277,7 @@ impl TrackTx {
             self.go_on_with(rendition, first, feedback);
             return true;
         }
-        self.splice_at(rendition, first, first, None, feedback);
+        self.splice_at(rendition, first, Moment::of(first), None, feedback);
         self.phase = Phase::Live;
         true
     }
@@ -277,13 +291,12 @@ impl TrackTx {
         self.phase = Phase::Live;
     }
 
-    /// `first` gets the next number.
-    /// `present`: the packet whose timestamp is to be right now.
+    /// `first` gets the next number. `present`: whose timestamp is to be right now.
     pub(super) fn splice_at(
         &mut self,
         rendition: Rendition,
         first: &CanonicalPacket,
-        present: &CanonicalPacket,
+        present: Moment,
         squeeze: Option<Squeeze>,
         feedback: &mut Feedback,
     ) {
@@ -295,7 +308,7 @@ impl TrackTx {
                 let rewrite = Rewrite::following(&self.newest_numbers, &numbers);
                 let timestamp_offset = match before.rendition == rendition {
                     true => before.timestamp_offset,
-                    false => self.next_timestamp(&present.packet).wrapping_sub(present.timestamp),
+                    false => self.next_timestamp(present.captured).wrapping_sub(present.timestamp),
                 };
                 (timestamp_offset, rewrite)
             }
@@ -325,10 +338,10 @@ impl TrackTx {
         self.newest_timestamp.wrapping_add(90)
     }
 
-    /// For a packet of another rendition: what lies between the two captures, but forward at least.
-    fn next_timestamp(&self, first: &MediaPacket) -> u32 {
+    /// For what is captured then in another rendition: what lies between the two captures, but forward at least.
+    fn next_timestamp(&self, capture: Instant) -> u32 {
         let shown = self.newest.map(|(timestamp, captured)| {
-            let elapsed = first.captured.since(captured).as_nanos() * 90_000 / 1_000_000_000;
+            let elapsed = capture.since(captured).as_nanos() * 90_000 / 1_000_000_000;
             timestamp.wrapping_add(elapsed as u32)
         });
         let least = self.least_timestamp();

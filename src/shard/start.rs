@@ -242,7 +242,7 @@ impl Shard {
         let takes = Duration::from_micros(rest * 1_000_000 / (replay_pace(now, own, egress) - own));
         let keyframe_only = !gop.is_whole();
         let squeeze = Squeeze::new(now, keyframe, end, takes);
-        if !egress.start_replay(rendition, keyframe, end, squeeze) {
+        if !egress.start_replay(now, rendition, keyframe, end, squeeze) {
             return false;
         }
         let switched_from = egress.take_switched();
