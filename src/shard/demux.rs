@@ -79,6 +79,10 @@ impl Demux {
         if self.credentials.values().any(|c| c.slot.session == session) {
             return; // One ufrag of an ICE restart; the session goes on.
         }
+        self.forget_foreign(session);
+    }
+
+    fn forget_foreign(&mut self, session: SessionId) {
         for remote in self.foreign.remove(&session).unwrap_or_default() {
             self.unlearn_foreign(remote, session);
         }
@@ -153,20 +157,16 @@ impl Demux {
 
     /// A 4-tuple is no longer used; false: by now it is another session's.
     pub fn unlearn(&mut self, remote: Remote, key: usize) -> bool {
-        let is_its_own = self.remotes.get(&remote) == Some(&Route::Local(key));
-        if is_its_own {
-            self.remotes.remove(&remote);
-        }
-        is_its_own
+        self.unlearn_if(remote, |route| *route == Route::Local(key))
+    }
+
+    fn unlearn_foreign(&mut self, remote: Remote, session: SessionId) -> bool {
+        self.unlearn_if(remote, |route| matches!(route, Route::Foreign(_, owner) if *owner == session))
     }
 
     /// Unless it has become that of another session: NATs give ports out again.
-    fn unlearn_foreign(&mut self, remote: Remote, session: SessionId) {
-        if let Some(Route::Foreign(_, owner)) = self.remotes.get(&remote)
-            && *owner == session
-        {
-            self.remotes.remove(&remote);
-        }
+    fn unlearn_if(&mut self, remote: Remote, is_its_own: impl FnOnce(&Route) -> bool) -> bool {
+        self.remotes.get(&remote).is_some_and(is_its_own) && self.remotes.remove(&remote).is_some()
     }
 
     fn learn_foreign(&mut self, session: SessionId, remote: Remote, owner: ShardId) {
@@ -208,9 +208,7 @@ mod tests {
         assert_eq!(demux.remotes.len(), 1 + limits::REMOTES_PER_SESSION_MAX);
         let taken = (SocketId(0), SocketAddr::from(([192, 0, 2, 1], 9)));
         demux.learn_foreign(SessionId(2), taken, ShardId(1));
-        for remote in demux.foreign.remove(&SessionId(1)).expect("known") {
-            demux.unlearn_foreign(remote, SessionId(1));
-        }
+        demux.forget_foreign(SessionId(1));
         assert!(demux.knows(taken), "it is the second one's");
         assert_eq!(demux.remotes.len(), 2);
     }

@@ -407,21 +407,26 @@ impl Shard {
                 if !entry.session.offered_candidate(remote.1) {
                     debug!(session = %entry.session.id, remote = %remote.1, "peer-reflexive candidate learned");
                 }
-                if entry.remotes.len() >= limits::REMOTES_PER_SESSION_MAX {
-                    let oldest = entry.remotes.remove(0);
-                    if self.demux.unlearn(oldest, key) && oldest.0.is_stream() {
-                        self.unused_streams.push_back(oldest);
-                    }
-                }
                 entry.remotes.push(remote);
             }
         }
+        let oldest = (entry.remotes.len() > limits::REMOTES_PER_SESSION_MAX).then(|| entry.remotes.remove(0));
         // Browsers nominate a pair that they have checked before, so this need not be the first we see of it.
         if nominated && entry.selected != Some(remote) {
             entry.selected = Some(remote);
             debug!(session = %entry.session.id, remote = %remote.1, "pair selected");
         }
+        if let Some(oldest) = oldest {
+            self.let_go(oldest, key);
+        }
         self.demux.learn(remote, key);
+    }
+
+    /// A session uses a 4-tuple no longer.
+    fn let_go(&mut self, remote: Remote, key: usize) {
+        if self.demux.unlearn(remote, key) && remote.0.is_stream() {
+            self.unused_streams.push_back(remote);
+        }
     }
 
     fn with_session<T>(
@@ -531,9 +536,7 @@ impl Shard {
         }
         self.by_id.remove(&id);
         for remote in entry.remotes {
-            if self.demux.unlearn(remote, key) && remote.0.is_stream() {
-                self.unused_streams.push_back(remote);
-            }
+            self.let_go(remote, key);
         }
         match entry.publishing {
             Some(_) => {
