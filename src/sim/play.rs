@@ -300,12 +300,13 @@ impl Play {
     }
 
     /// What a viewer got, less what was under way when it left, and what came in its first second where packets overtake
-    /// each other.
+    /// each other: of audio, to the node also, which may have got before the viewer came what follows the viewer's first packet.
     fn settled(&self, viewer: &Person, kind: MediaKind) -> Vec<Got> {
         let second = Duration::from_secs(1);
         let client = self.world.client(viewer.id);
         let of_kind = || client.got().iter().filter(|g| g.kind == kind);
-        let jitters = viewer.path.jitter > Duration::ZERO;
+        let overtaken = |p: &Person| p.path.jitter > Duration::ZERO;
+        let jitters = overtaken(viewer) || kind == MediaKind::Audio && self.publishers(viewer.stream).any(overtaken);
         let begun = client.connected_at.filter(|_| jitters).map_or(Instant::ZERO, |at| at + second);
         let before = of_kind().filter(|g| g.at < begun).map(|g| g.seq).max();
         let leaves = viewer.gone.unwrap_or(Instant::FAR_FUTURE);
