@@ -346,6 +346,7 @@ impl Egress {
         let Some(payload_types) = track.payload_types(packets[first].packet.format, &self.feedback) else {
             return Written::NoPayloadType;
         };
+        track.end_squeeze(&packets[first], &mut self.feedback);
         let Some(mut splice) = track.splice else { return Written::NotWanted };
         // Of the run as a whole, whose headers are equally long.
         let squeezed = splice.is_squeezed(&packets[first]);

@@ -760,6 +760,34 @@ fn a_replay_that_a_keyframe_ends_leaves_no_gap() {
     assert_eq!(scene.take_descriptors(), [seen(13)]);
 }
 
+/// GStreamer that is paused, or FFmpeg without input: their clocks go on where they stopped.
+#[test]
+fn a_clock_that_stood_still_while_a_viewer_came_goes_on_from_what_it_was_shown() {
+    let mut scene = Scene::new(44);
+    let at = |scene: &Scene, seq: u64, arrival: Instant, ticks: u32| {
+        let mut packet = scene.packet(MediaKind::Video, seq);
+        packet.packet = Arc::new(MediaPacket { arrival, captured: arrival, ..MediaPacket::clone(&packet.packet) });
+        CanonicalPacket { timestamp: ticks, ..packet }
+    };
+    let past = [at(&scene, 100, scene.now, 3000)];
+    scene.now += Duration::from_secs(60);
+    let squeeze = Squeeze::new(scene.now, &past[0], &past[0], Duration::ZERO);
+    assert!(scene.egress.start_replay(scene.now, Rendition::default(), &past[0], &past[0], squeeze));
+    let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
+    scene.egress.replay(scene.now, &past, &run, &mut scene.out);
+    scene.egress.end_replay(true);
+    let first = scene.take_rtp()[0].clone();
+    assert_eq!(first.timestamp, 3000 + 60 * 90_000);
+    scene.now += Duration::from_secs(5);
+    let rest = [1, 2, 3].map(|n| {
+        let next = [at(&scene, 100 + n, scene.now, 3000 + 3000 * n as u32)];
+        scene.egress.write(scene.now, MediaKind::Video, Rendition::default(), &next, &run, &mut scene.out);
+        let got = scene.take_rtp()[0].clone();
+        (got.index - first.index, got.timestamp - first.timestamp)
+    });
+    assert_eq!(rest, [(1, 90), (2, 3090), (3, 6090)]);
+}
+
 /// A repair upstream may take a round trip, in which a large stream sends hundreds of packets.
 #[test]
 fn what_comes_late_is_sent_once_as_long_as_it_is_stored() {

@@ -33,9 +33,6 @@ const UFRAG_CHARS: usize = 16;
 /// RFC 8839 §5.4 wants 22 at least (128 bits).
 const PWD_CHARS: usize = 24;
 
-/// str0m need not look for streams that fall silent: nobody asks it, and when it does is up to a hash map.
-const NEVER: Duration = Duration::from_secs(86_400);
-
 /// What all sessions of a node have in common.
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
@@ -244,7 +241,6 @@ fn rtc_config(config: &PeerConfig, creds: &IceCreds) -> RtcConfig {
         .set_dtls_cert(config.certificate.to_str0m())
         .set_ice_lite(true)
         .set_rtp_mode(true)
-        .set_pause_threshold(NEVER)
         .set_local_ice_credentials(creds.clone())
 }
 

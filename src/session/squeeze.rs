@@ -23,6 +23,9 @@ const FACTOR_MAX: u32 = 64;
 /// What was captured longer ago comes no more.
 const LATE_MAX: u32 = 10_000 * TICKS_PER_MS;
 
+/// What comes so long after replay and present met, and is still of before, has a clock that stood still during the silence.
+const OVERDUE: Duration = Duration::from_secs(1);
+
 const TICKS_PER_MS: u32 = 90;
 /// 99 minutes: three of them are less than half the range.
 const TICKS_MAX: u32 = u32::MAX / 8;
@@ -35,9 +38,11 @@ pub struct Squeeze {
     /// Ticks from the keyframe to `end`, without the silence: as captured, and as shown.
     captured: u32,
     shown: u32,
-    /// Ticks from the newest packet to the start of the replay: as they were, and as shown.
+    /// Ticks from the newest packet to the start of the replay: as they were, and as the last [`LATE_MAX`] of them are shown.
     silence: u32,
     shown_silence: u32,
+    /// When they meet.
+    meets: Instant,
     /// The first canonical number behind `end`, once it is known: timestamps alone are ambiguous after some hours.
     until: u64,
 }
@@ -49,10 +54,12 @@ impl Squeeze {
         // A publisher whose timestamps jump has not sent for hours.
         let age = age.min(ticks(newest.packet.arrival.since(keyframe.packet.arrival)));
         let silence = ticks(now.since(newest.packet.arrival));
-        let (shown, shown_silence) = (ticks(takes).max(age / FACTOR_MAX), silence.min(LATE_MAX) / FACTOR_MAX);
+        let shown_silence = silence.min(LATE_MAX) / FACTOR_MAX;
+        let shown = ticks(takes).max((age + shown_silence).div_ceil(FACTOR_MAX - 1));
         let takes = shown + shown_silence;
         let end = newest.timestamp.wrapping_add(silence + takes);
-        Squeeze { end, captured: age + takes, shown, silence, shown_silence, until: u64::MAX }
+        let meets = now + duration(takes);
+        Squeeze { end, captured: age + takes, shown, silence, shown_silence, meets, until: u64::MAX }
     }
 
     /// Canonical timestamp of what is captured when the replay starts.
@@ -64,6 +71,12 @@ impl Squeeze {
     #[inline]
     pub fn holds(&self, packet: &CanonicalPacket) -> bool {
         packet.seq < self.until && self.before_end(packet) > 0
+    }
+
+    /// Whether the packet, which nothing has overtaken, should have met the present long ago.
+    #[inline]
+    pub fn is_overdue(&self, packet: &CanonicalPacket) -> bool {
+        self.holds(packet) && packet.packet.arrival.since(self.meets) > OVERDUE
     }
 
     /// Takes note of the first packet that it does not hold.
@@ -82,8 +95,7 @@ impl Squeeze {
     /// When a packet's time has come, from the start of the replay on.
     pub fn due(&self, packet: &CanonicalPacket) -> Duration {
         let takes = self.takes();
-        let ticks = takes - self.shown_before_end(packet).min(takes);
-        Duration::from_micros(u64::from(ticks) * 1000 / u64::from(TICKS_PER_MS))
+        duration(takes - self.shown_before_end(packet).min(takes))
     }
 
     /// Ticks from the keyframe to `end` as shown, which are those from the start of the replay to `end`.
@@ -98,9 +110,13 @@ impl Squeeze {
     fn shown_before_end(&self, packet: &CanonicalPacket) -> u32 {
         let before_end = self.before_end(packet).max(0).cast_unsigned();
         let silence = before_end.saturating_sub(self.takes()).min(self.silence);
-        let scale = |ticks: u32, by: u32, of: u32| (u64::from(ticks) * u64::from(by) / u64::from(of.max(1))) as u32;
-        scale(before_end - silence, self.shown, self.captured) + scale(silence, self.shown_silence, self.silence)
+        let moving = u64::from(before_end - silence) * u64::from(self.shown) / u64::from(self.captured.max(1));
+        moving as u32 + silence.min(LATE_MAX) / FACTOR_MAX
     }
+}
+
+fn duration(ticks: u32) -> Duration {
+    Duration::from_micros(u64::from(ticks) * 1000 / u64::from(TICKS_PER_MS))
 }
 
 fn ticks(time: Duration) -> u32 {
@@ -177,9 +193,10 @@ mod tests {
         #[test]
         fn time_goes_forward_and_joins_the_present(
             start: u32,
-            age in 0u32..1_200_000,
-            takes in 0u64..12_000,
-            silence in prop_oneof![0u64..50, 50u64..10_000],
+            age in prop_oneof![Just(0), 0u32..1_200_000],
+            takes in prop_oneof![Just(0), 0u64..12_000],
+            silence in prop_oneof![0u64..50, 50u64..10_000, 10_000u64..5_000_000],
+            ran: bool,
             steps in prop::collection::vec(1500u32..9000, 1..200),
         ) {
             let (keyframe, newest) = (packet(0, start), packet(u64::from(age / 90) + 1, start.wrapping_add(age)));
@@ -187,11 +204,17 @@ mod tests {
             let squeeze = Squeeze::new(now, &keyframe, &newest, Duration::from_millis(takes));
             prop_assert_eq!(squeeze.due(&keyframe), Duration::ZERO);
             let timestamp = |p: &CanonicalPacket| if squeeze.holds(p) { squeeze.timestamp(p) } else { p.timestamp };
-            let mut last = keyframe;
+            // What follows was captured after the silence, or comes late.
+            let silent = if ran || silence > 10_000 { silence as u32 * 90 } else { 0 };
+            let (mut last, mut captured) = (keyframe, 0);
             for step in steps {
-                let next = packet(2, last.timestamp.wrapping_add(step));
+                let passes = captured <= age && captured + step > age;
+                captured += step;
+                let after = if captured > age { silent } else { 0 };
+                let next = packet(2, start.wrapping_add(captured + after));
                 let forward = timestamp(&next).wrapping_sub(timestamp(&last));
-                prop_assert!((20..=step).contains(&forward), "{} ticks for {}", forward, step);
+                let most = step + if passes { silent.min(900_000) / 64 + 1 } else { 0 };
+                prop_assert!((20..=most).contains(&forward), "{} ticks for {}", forward, step);
                 last = next;
             }
         }

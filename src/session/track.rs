@@ -38,7 +38,7 @@ pub(super) struct TrackTx {
     pub(super) mid: Mid,
     /// Until the viewer's first report names our SSRC, it may not know which m-line it belongs to.
     pub(super) send_mid: bool,
-    /// The newest packet sent as it came: its timestamp, and when it was captured.
+    /// The newest packet sent as it came, or the present when a replay began: its timestamp, and when it was captured.
     pub(super) newest: Option<(u32, Instant)>,
     pub(super) crossing: Crossing,
     /// Of the highest number sent: its timestamp and the codec's own numbers.
@@ -321,6 +321,19 @@ impl TrackTx {
             splice.timestamp_offset = timestamp_offset.wrapping_add(behind.max(0).cast_unsigned());
         }
         self.replace_splice(splice, first, feedback);
+        if squeeze.is_some() {
+            // Of its packets none is shown when it was captured.
+            self.newest = Some((present.timestamp.wrapping_add(splice.timestamp_offset), present.captured));
+        }
+    }
+
+    /// A clock that stood still while the publisher sent nothing does not bring the viewer to the present: `next` does.
+    #[inline]
+    pub(super) fn end_squeeze(&mut self, next: &CanonicalPacket, feedback: &mut Feedback) {
+        let Some(splice) = self.splice.filter(|s| s.squeeze.is_some_and(|s| s.is_overdue(next))) else { return };
+        if self.phase == Phase::Live && splice.seq(next.seq).is_some_and(|seq| seq >= self.next_seq) {
+            self.splice_at(splice.rendition, next, Moment::of(next), None, feedback);
+        }
     }
 
     fn replace_splice(&mut self, splice: Splice, first: &CanonicalPacket, feedback: &mut Feedback) {
