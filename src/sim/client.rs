@@ -318,10 +318,24 @@ impl Client {
     }
 
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
-        let Ok(receive) = Receive::new(Protocol::Udp, from, self.addr, data) else { return };
+        self.handle_datagrams(now, from, [data]);
+    }
+
+    /// Datagrams that arrive together.
+    pub fn handle_datagrams<'a>(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagrams: impl IntoIterator<Item = &'a [u8]>,
+    ) {
         let at = self.epoch.to_std(now);
-        if self.rtc.handle_input(Input::Receive(at, receive)).is_err() {
-            self.closed = true;
+        for data in datagrams {
+            let Ok(receive) = Receive::new(Protocol::Udp, from, self.addr, data) else { continue };
+            if self.rtc.handle_input(Input::Receive(at, receive)).is_err() {
+                self.closed = true;
+            }
+            // str0m holds one packet at most, and gives events before datagrams: what else it has to say can wait for the last one.
+            self.drain_to(now, |output| matches!(output, Output::Event(Event::RtpPacket(_))));
         }
         self.drain(now);
     }
@@ -431,10 +445,17 @@ impl Client {
     }
 
     fn drain(&mut self, now: Instant) {
+        self.drain_to(now, |_| false);
+    }
+
+    /// Takes what str0m has, up to and with the first output that is `enough`.
+    fn drain_to(&mut self, now: Instant, enough: fn(&Output) -> bool) {
         let sent = self.outgoing.len();
         let mut calls = 0;
         loop {
-            match self.rtc.poll_output() {
+            let output = self.rtc.poll_output();
+            let done = output.as_ref().is_ok_and(enough);
+            match output {
                 // How often it wants to be called at one time is up to the hash map, too.
                 Ok(Output::Timeout(at)) if self.epoch.from_std(at) <= now && calls < CALLS_MAX => {
                     calls += 1;
@@ -444,10 +465,7 @@ impl Client {
                 }
                 Ok(Output::Timeout(at)) => {
                     self.deadline = self.epoch.from_std(at);
-                    // What leaves at one time has the order of a hash map, which is another one in each run: streams take turns
-                    // by their SSRCs instead.
-                    self.outgoing.make_contiguous()[sent..].sort_by_key(|(_, data)| ssrc(data));
-                    return;
+                    break;
                 }
                 Ok(Output::Transmit(t)) => self.outgoing.push_back((t.destination, t.contents.to_vec())),
                 Ok(Output::Event(event)) => self.handle_event(now, event),
@@ -457,7 +475,13 @@ impl Client {
                     return;
                 }
             }
+            if done {
+                break;
+            }
         }
+        // What leaves at one time has the order of a hash map, which is another one in each run: streams take turns
+        // by their SSRCs instead.
+        self.outgoing.make_contiguous()[sent..].sort_by_key(|(_, data)| ssrc(data));
     }
 
     fn handle_event(&mut self, now: Instant, event: Event) {

@@ -58,6 +58,9 @@ static EPOCH: LazyLock<Epoch> = LazyLock::new(|| {
 /// From one flush to the next.
 const FLUSH_TIME: Duration = Duration::from_micros(200);
 
+/// Fewer than the driver takes ([`limits::RECV_BATCH_DATAGRAMS`]), for the driver flushes in between when a batch is full.
+const INPUTS_PER_ROUND: usize = 32;
+
 /// Names a client within its world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub usize);
@@ -120,17 +123,14 @@ struct Scheduled {
 enum What {
     ToShard {
         shard: ShardId,
-        from: SocketAddr,
-        data: Vec<u8>,
+        input: Input,
     },
+    /// Datagrams that arrive together, one behind the other: of `segment` bytes each, the last may be shorter.
     ToClient {
         client: ClientId,
         from: SocketAddr,
         data: Vec<u8>,
-    },
-    Peer {
-        shard: ShardId,
-        message: PeerMessage,
+        segment: usize,
     },
     Command {
         shard: ShardId,
@@ -144,6 +144,12 @@ enum What {
     Turn {
         shard: ShardId,
     },
+}
+
+/// What a shard takes many of in one round.
+enum Input {
+    Datagram { from: SocketAddr, data: Vec<u8> },
+    Peer(PeerMessage),
 }
 
 impl PartialEq for Scheduled {
@@ -361,7 +367,7 @@ impl World {
     /// Sends a datagram of the caller's making to the node, as if from `from`.
     pub fn inject(&mut self, from: SocketAddr, data: Vec<u8>) {
         let shard = self.shard_of(from);
-        self.schedule(self.now, What::ToShard { shard, from, data });
+        self.schedule(self.now, What::ToShard { shard, input: Input::Datagram { from, data } });
     }
 
     pub fn run_for(&mut self, time: Duration) {
@@ -589,12 +595,24 @@ impl World {
     fn happen(&mut self, what: What) {
         let now = self.now;
         match what {
-            What::ToShard { shard, from, data } => {
-                let received = Received { socket: SocketId(0), remote: from, data: &data };
-                self.round(shard.index(), |shard, out| shard.handle_datagram(now, received, out));
-            }
-            What::Peer { shard, message } => {
-                self.round(shard.index(), |shard, out| shard.handle_peer(now, message, out));
+            What::ToShard { shard, input } => {
+                let mut inputs = vec![input];
+                while inputs.len() < INPUTS_PER_ROUND
+                    && let Some(input) = self.next_input(shard)
+                {
+                    inputs.push(input);
+                }
+                self.round(shard.index(), |shard, out| {
+                    for input in inputs {
+                        match input {
+                            Input::Datagram { from, data } => {
+                                let received = Received { socket: SocketId(0), remote: from, data: &data };
+                                shard.handle_datagram(now, received, out);
+                            }
+                            Input::Peer(message) => shard.handle_peer(now, message, out),
+                        }
+                    }
+                });
             }
             What::Command { shard, command } => {
                 self.round(shard.index(), |shard, out| shard.handle_command(now, command, out));
@@ -604,13 +622,25 @@ impl World {
                 self.controller.handle_event(now, shard, event);
                 self.take_orders();
             }
-            What::ToClient { client, from, data } => {
+            What::ToClient { client, from, data, segment } => {
                 let endpoint = &mut self.clients[client.0];
                 if !endpoint.dead {
-                    endpoint.client.handle_datagram(now, from, &data);
+                    endpoint.client.handle_datagrams(now, from, data.chunks(segment));
                     self.send_from_client(client);
                 }
             }
+        }
+    }
+
+    /// What else has come for the shard by now, if it is what happens next.
+    fn next_input(&mut self, to: ShardId) -> Option<Input> {
+        let Reverse(next) = self.agenda.peek()?;
+        if next.at > self.now || !matches!(next.what, What::ToShard { shard, .. } if shard == to) {
+            return None;
+        }
+        match self.agenda.pop()?.0.what {
+            What::ToShard { input, .. } => Some(input),
+            _ => unreachable!("it was looked at"),
         }
     }
 
@@ -628,7 +658,7 @@ impl World {
         }
         self.shards[at].handle_flushed(now);
         while let Some((shard, message)) = self.shards[at].poll_peer() {
-            self.schedule(now + PEER_DELAY, What::Peer { shard, message });
+            self.schedule(now + PEER_DELAY, What::ToShard { shard, input: Input::Peer(message) });
         }
         while let Some(event) = self.shards[at].poll_event() {
             if !matches!(event, Event::Report(_)) {
@@ -650,14 +680,24 @@ impl World {
                 continue;
             };
             let path = self.clients[client.0].path;
+            let mut trains: Vec<(Instant, Vec<u8>)> = Vec::new();
             for data in message.data.chunks(segment) {
                 self.record_datagram("out", data, client);
                 let drained = &mut self.clients[client.0].drained;
                 let waits = path.bottleneck.map_or(Some(Duration::ZERO), |b| b.pass(self.now, data, drained));
                 let Some(waits) = waits else { continue };
                 for delay in path.deliver(&mut self.rng) {
-                    self.schedule(self.now + waits + delay, What::ToClient { client, from, data: data.to_vec() });
+                    let at = self.now + waits + delay;
+                    match trains.last_mut() {
+                        Some((then, train)) if *then == at && train.len().is_multiple_of(segment) => {
+                            train.extend_from_slice(data);
+                        }
+                        _ => trains.push((at, data.to_vec())),
+                    }
                 }
+            }
+            for (at, data) in trains {
+                self.schedule(at, What::ToClient { client, from, data, segment });
             }
         }
     }
@@ -673,7 +713,8 @@ impl World {
             }
             self.record_datagram("in", &data, id);
             for delay in path.deliver(&mut self.rng) {
-                self.schedule(self.now + delay, What::ToShard { shard, from, data: data.clone() });
+                let input = Input::Datagram { from, data: data.clone() };
+                self.schedule(self.now + delay, What::ToShard { shard, input });
             }
         }
         self.arm(id);

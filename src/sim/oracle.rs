@@ -26,6 +26,8 @@ const LEAP_TICKS: f64 = 90_000.0;
 
 /// From publisher to publisher timestamps are as far apart as captures; arrivals may be so much nearer, behind a queue.
 const SWITCH_LEAP: Duration = Duration::from_secs(1);
+/// And whatever came late.
+const SWITCH_LEAP_LATE: Duration = Duration::from_secs(10);
 
 /// What one viewer saw of one kind, judged.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,7 +77,7 @@ pub fn judge(got: &[Got], kind: MediaKind) -> Judgement {
         }
         check_step(a, b, b.at.since(replayed) < REPLAY_TAIL, &mut judgement.faults);
         let leaps = prompt.at <= b.at && shown_between(prompt, b) > b.at.since(prompt.at) + SWITCH_LEAP;
-        if leaps && !same_rendition(a, b) {
+        if !same_rendition(a, b) && (leaps || shown_between(a, b) > b.at.since(a.at) + SWITCH_LEAP_LATE) {
             judgement.faults.push(format!("a switch's timestamp leaps: {prompt:?}, {a:?} then {b:?}"));
         }
         if step(a, b).is_none_or(|ticks| ticks > 0.0 && ticks < SQUEEZED * captured[&b.stamp.source]) {

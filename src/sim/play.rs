@@ -300,14 +300,19 @@ impl Play {
     }
 
     /// What a viewer got, less what was under way when it left, and what came in its first second where packets overtake
-    /// each other: of audio, to the node also, which may have got before the viewer came what follows the viewer's first packet.
+    /// each other; or on their way to the node, which may have had what follows the viewer's first audio before the viewer came.
     fn settled(&self, viewer: &Person, kind: MediaKind) -> Vec<Got> {
         let second = Duration::from_secs(1);
         let client = self.world.client(viewer.id);
         let of_kind = || client.got().iter().filter(|g| g.kind == kind);
-        let overtaken = |p: &Person| p.path.jitter > Duration::ZERO;
-        let jitters = overtaken(viewer) || kind == MediaKind::Audio && self.publishers(viewer.stream).any(overtaken);
-        let begun = client.connected_at.filter(|_| jitters).map_or(Instant::ZERO, |at| at + second);
+        let overtakes = |p: &Person| p.path.jitter > Duration::ZERO;
+        let unsettled = match kind {
+            _ if overtakes(viewer) => second,
+            MediaKind::Audio => self.publishers(viewer.stream).map(|p| p.path.jitter).max().unwrap_or_default(),
+            MediaKind::Video => Duration::ZERO,
+        };
+        let connected = client.connected_at.filter(|_| !unsettled.is_zero());
+        let begun = connected.map_or(Instant::ZERO, |at| at + unsettled + 2 * viewer.path.delay);
         let before = of_kind().filter(|g| g.at < begun).map(|g| g.seq).max();
         let leaves = viewer.gone.unwrap_or(Instant::FAR_FUTURE);
         let until = of_kind().filter(|g| g.at + second < leaves).map(|g| g.seq).max();
