@@ -38,8 +38,10 @@ pub(super) struct TrackTx {
     pub(super) mid: Mid,
     /// Until the viewer's first report names our SSRC, it may not know which m-line it belongs to.
     pub(super) send_mid: bool,
-    /// The newest packet sent as it came, or the present when a replay began: its timestamp, and when it was captured.
+    /// The newest packet sent as it came: its timestamp, and when it was captured.
     pub(super) newest: Option<(u32, Instant)>,
+    /// The same of the present, when the replay that numbers come from began.
+    replayed: Option<(u32, Instant)>,
     pub(super) crossing: Crossing,
     /// Of the highest number sent: its timestamp and the codec's own numbers.
     pub(super) newest_timestamp: u32,
@@ -195,6 +197,7 @@ impl TrackTx {
             mid,
             send_mid: true,
             newest: None,
+            replayed: None,
             crossing: Crossing::default(),
             newest_timestamp: 0,
             newest_numbers: Numbers::default(),
@@ -321,10 +324,8 @@ impl TrackTx {
             splice.timestamp_offset = timestamp_offset.wrapping_add(behind.max(0).cast_unsigned());
         }
         self.replace_splice(splice, first, feedback);
-        if squeeze.is_some() {
-            // Of its packets none is shown when it was captured.
-            self.newest = Some((present.timestamp.wrapping_add(splice.timestamp_offset), present.captured));
-        }
+        // Of the packets of a replay none is shown when it was captured.
+        self.replayed = squeeze.map(|_| (present.timestamp.wrapping_add(splice.timestamp_offset), present.captured));
     }
 
     /// A clock that stood still while the publisher sent nothing does not bring the viewer to the present: `next` does.
@@ -353,7 +354,8 @@ impl TrackTx {
 
     /// For what is captured then in another rendition: what lies between the two captures, but forward at least.
     fn next_timestamp(&self, capture: Instant) -> u32 {
-        let shown = self.newest.map(|(timestamp, captured)| {
+        let newest = self.newest.into_iter().chain(self.replayed).max_by_key(|(_, captured)| *captured);
+        let shown = newest.map(|(timestamp, captured)| {
             let elapsed = capture.since(captured).as_nanos() * 90_000 / 1_000_000_000;
             timestamp.wrapping_add(elapsed as u32)
         });

@@ -38,13 +38,16 @@ impl Bottleneck {
     pub(super) fn pass(&self, now: Instant, data: &[u8], drained: &mut Instant) -> Option<Duration> {
         // A signature's length is another one in each run.
         let bytes = if classify(data) == Some(Kind::Dtls) { DTLS_BYTES } else { data.len() as u64 };
-        let time_of = |bytes: u64| Duration::from_nanos(bytes * 8_000_000_000 / self.rate.as_bps().max(1));
-        let through = drained.since(now) + time_of(bytes);
-        if through > time_of(self.queue_bytes) {
+        let through = drained.since(now) + self.time_of(bytes);
+        if through > self.time_of(self.queue_bytes) {
             return None;
         }
         *drained = now + through;
         Some(through)
+    }
+
+    fn time_of(&self, bytes: u64) -> Duration {
+        Duration::from_nanos(bytes * 8_000_000_000 / self.rate.as_bps().max(1))
     }
 }
 
@@ -78,6 +81,11 @@ impl Path {
         self.loss > 0.0 || self.bottleneck.is_some()
     }
 
+    /// How long a packet may wait at the bottleneck.
+    pub fn queueing(&self) -> Duration {
+        self.bottleneck.map_or(Duration::ZERO, |b| b.time_of(b.queue_bytes))
+    }
+
     /// How far packets may overtake each other.
     pub fn overtaking(&self) -> Duration {
         self.jitter + self.keyframes_late
@@ -92,7 +100,7 @@ impl Path {
             delay: self.delay.max(other.delay),
             jitter: self.jitter.max(other.jitter) + self.delay.abs_diff(other.delay),
             keyframes_late: self.keyframes_late.max(other.keyframes_late),
-            bottleneck: self.bottleneck.or(other.bottleneck),
+            bottleneck: if self.queueing() > other.queueing() { self.bottleneck } else { other.bottleneck },
         }
     }
 

@@ -33,6 +33,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Of one viewer's gaps.
 const GAPS_TOLD: usize = 3;
 
+/// From one rendition to another timestamps go as much further than time at most, queues left out.
+const LEAP_MAX: Duration = Duration::from_secs(1);
+
 /// A run without a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -283,6 +286,9 @@ impl Play {
         for kind in [MediaKind::Audio, MediaKind::Video] {
             let judged = oracle::judge(got, kind);
             findings.extend(judged.faults.iter().cloned());
+            if judged.leap > LEAP_MAX + viewer.path.queueing() {
+                findings.push(format!("{kind} leaps by {:?} at a switch", judged.leap));
+            }
             // Where packets overtake each other, media comes before DTLS is up, and is lost on the client.
             let in_order = viewer.path.jitter == Duration::ZERO;
             if undisturbed && in_order && judged.packets > 0 && !judged.starts_whole {
