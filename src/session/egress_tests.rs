@@ -760,16 +760,10 @@ fn a_replay_that_a_keyframe_ends_leaves_no_gap() {
     assert_eq!(scene.take_descriptors(), [seen(13)]);
 }
 
-/// GStreamer that is paused, or FFmpeg without input: their clocks go on where they stopped.
-#[test]
-fn a_clock_that_stood_still_while_a_viewer_came_goes_on_from_what_it_was_shown() {
-    let mut scene = Scene::new(44);
-    let at = |scene: &Scene, seq: u64, arrival: Instant, ticks: u32| {
-        let mut packet = scene.packet(MediaKind::Video, seq);
-        packet.packet = Arc::new(MediaPacket { arrival, captured: arrival, ..MediaPacket::clone(&packet.packet) });
-        CanonicalPacket { timestamp: ticks, ..packet }
-    };
-    let past = [at(&scene, 100, scene.now, 3000)];
+/// A viewer that comes a minute after a publisher's only packet, which this returns with what it gets of it.
+fn begun_a_minute_late(seed: u64) -> (Scene, Opened, CanonicalPacket) {
+    let mut scene = Scene::new(seed);
+    let past = [CanonicalPacket { timestamp: 3000, ..scene.packet(MediaKind::Video, 100) }];
     scene.now += Duration::from_secs(60);
     let squeeze = Squeeze::new(scene.now, &past[0], &past[0], Duration::ZERO);
     assert!(scene.egress.start_replay(scene.now, Rendition::default(), &past[0], &past[0], squeeze));
@@ -778,14 +772,37 @@ fn a_clock_that_stood_still_while_a_viewer_came_goes_on_from_what_it_was_shown()
     scene.egress.end_replay(true);
     let first = scene.take_rtp()[0].clone();
     assert_eq!(first.timestamp, 3000 + 60 * 90_000);
+    let [past] = past;
+    (scene, first, past)
+}
+
+/// GStreamer that is paused, or FFmpeg without input: their clocks go on where they stopped.
+#[test]
+fn a_clock_that_stood_still_while_a_viewer_came_goes_on_from_what_it_was_shown() {
+    let (mut scene, first, past) = begun_a_minute_late(44);
     scene.now += Duration::from_secs(5);
-    let rest = [1, 2, 3].map(|n| {
-        let next = [at(&scene, 100 + n, scene.now, 3000 + 3000 * n as u32)];
+    let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
+    let rest = [1, 2, 3].map(|n: u32| {
+        let next = scene.packet(MediaKind::Video, past.seq + u64::from(n));
+        let next = [CanonicalPacket { timestamp: past.timestamp + 3000 * n, ..next }];
         scene.egress.write(scene.now, MediaKind::Video, Rendition::default(), &next, &run, &mut scene.out);
         let got = scene.take_rtp()[0].clone();
         (got.index - first.index, got.timestamp - first.timestamp)
     });
     assert_eq!(rest, [(1, 90), (2, 3090), (3, 6090)]);
+}
+
+#[test]
+fn another_layer_that_follows_a_replay_is_shown_when_it_was_captured() {
+    let (mut scene, first, _) = begun_a_minute_late(45);
+    scene.now += Duration::from_secs(5);
+    let other = Rendition { layer: 1, ..Rendition::default() };
+    scene.egress.set_target(other);
+    let next = [CanonicalPacket { timestamp: 7, ..scene.packet(MediaKind::Video, 900) }];
+    let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
+    scene.egress.write(scene.now, MediaKind::Video, other, &next, &run, &mut scene.out);
+    let got = scene.take_rtp()[0].clone();
+    assert_eq!((got.index - first.index, got.timestamp - first.timestamp), (1, 5 * 90_000));
 }
 
 /// A repair upstream may take a round trip, in which a large stream sends hundreds of packets.
