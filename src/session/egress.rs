@@ -12,7 +12,7 @@ use str0m::media::MediaKind;
 use super::bwe::{Bwe, ProbeOrder};
 use super::feedback::{Feedback, Past, REPORT_INTERVAL};
 use super::squeeze::Squeeze;
-use super::track::{Moment, PayloadTypes, Phase, TrackSetup, TrackTx};
+use super::track::{Moment, PayloadTypes, Phase, Splice, TrackSetup, TrackTx};
 use crate::datagram::{Class, Label, SendBatch, SocketId};
 use crate::srtp::keys::MasterKeys;
 use crate::srtp::seal::RtpSealer;
@@ -211,10 +211,8 @@ impl Egress {
             return false;
         }
         // What it has seen already would turn its time back.
-        if track
-            .splice
-            .is_some_and(|s| s.rendition == rendition && s.seq(keyframe.seq).is_some_and(|n| n < track.next_seq))
-        {
+        let is_past = |s: Splice| s.seq(keyframe.seq).is_none_or(|n| n < track.next_seq);
+        if track.splice.is_some_and(|s| s.rendition == rendition && is_past(s)) {
             return false;
         }
         let captured = newest.packet.captured + now.since(newest.packet.arrival);
@@ -413,6 +411,7 @@ impl Egress {
         if let Some((canonical, rewrite)) = newest {
             let numbers = canonical.packet.descriptor.numbers;
             track.newest_numbers = numbers.plus(rewrite).or(track.newest_numbers);
+            track.ends_picture = canonical.marker;
             match splice.is_squeezed(canonical) {
                 true => track.crossing.handle_squeezed(),
                 false => track.crossing.handle_sent(canonical, track.newest_timestamp, rewrite),

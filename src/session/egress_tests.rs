@@ -781,15 +781,20 @@ fn begun_a_minute_late(seed: u64) -> (Scene, Opened, CanonicalPacket) {
 fn a_clock_that_stood_still_while_a_viewer_came_goes_on_from_what_it_was_shown() {
     let (mut scene, first, past) = begun_a_minute_late(44);
     scene.now += Duration::from_secs(5);
-    let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
-    let rest = [1, 2, 3].map(|n: u32| {
+    // Pictures of two packets. What follows a loss is no place to go on at: who knows which picture is missing.
+    let rest = [1, 2, 4, 5, 6, 7, 8].map(|n: u32| {
         let next = scene.packet(MediaKind::Video, past.seq + u64::from(n));
-        let next = [CanonicalPacket { timestamp: past.timestamp + 3000 * n, ..next }];
+        let timestamp = past.timestamp + 3000 * n.div_ceil(2);
+        let next = [CanonicalPacket { timestamp, marker: n % 2 == 0, ..next }];
+        let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
         scene.egress.write(scene.now, MediaKind::Video, Rendition::default(), &next, &run, &mut scene.out);
         let got = scene.take_rtp()[0].clone();
         (got.index - first.index, got.timestamp - first.timestamp)
     });
-    assert_eq!(rest, [(1, 90), (2, 3090), (3, 6090)]);
+    let [picture, cut] = [rest[0].1, rest[2].1];
+    assert!(picture <= 64 && cut <= 64, "{rest:?}");
+    let went_on = [5, 6, 7, 8].map(|n: u32| (u64::from(n), cut + 90 + 3000 * (n.div_ceil(2) - 3)));
+    assert_eq!(rest, [&[(1, picture), (2, picture), (4, cut)][..], &went_on].concat()[..]);
 }
 
 #[test]

@@ -43,8 +43,9 @@ pub(super) struct TrackTx {
     /// The same of the present, when the replay that numbers come from began.
     replayed: Option<(u32, Instant)>,
     pub(super) crossing: Crossing,
-    /// Of the highest number sent: its timestamp and the codec's own numbers.
+    /// Of the highest number sent: its timestamp, whether it ends a picture, and the codec's own numbers.
     pub(super) newest_timestamp: u32,
+    pub(super) ends_picture: bool,
     pub(super) newest_numbers: Numbers,
     /// For sender reports.
     pub(super) packets: u32,
@@ -200,6 +201,7 @@ impl TrackTx {
             replayed: None,
             crossing: Crossing::default(),
             newest_timestamp: 0,
+            ends_picture: false,
             newest_numbers: Numbers::default(),
             packets: 0,
             octets: 0,
@@ -319,22 +321,32 @@ impl TrackTx {
         let (from, first_seq) = (first.seq, self.next_seq);
         let mut splice = Splice { rendition, from, first_seq, timestamp_offset, rewrite, squeeze };
         if self.splice.is_some() {
-            // A replay that a keyframe ends may be ahead of it by the publisher's jitter, but time goes forward.
-            let behind = self.least_timestamp().wrapping_sub(splice.timestamp(first)).cast_signed();
-            splice.timestamp_offset = timestamp_offset.wrapping_add(behind.max(0).cast_unsigned());
+            // A replay that a keyframe ends may be ahead of it by the publisher's jitter.
+            self.put_forward(&mut splice, first);
         }
         self.replace_splice(splice, first, feedback);
         // Of the packets of a replay none is shown when it was captured.
         self.replayed = squeeze.map(|_| (present.timestamp.wrapping_add(splice.timestamp_offset), present.captured));
     }
 
-    /// A clock that stood still while the publisher sent nothing does not bring the viewer to the present: `next` does.
+    /// A clock that stood still while the publisher sent nothing does not bring the viewer to the present. So from the beginning
+    /// of the picture `next` on, time goes on from what was shown last; numbers do as ever.
     #[inline]
     pub(super) fn end_squeeze(&mut self, next: &CanonicalPacket, feedback: &mut Feedback) {
-        let Some(splice) = self.splice.filter(|s| s.squeeze.is_some_and(|s| s.is_overdue(next))) else { return };
-        if self.phase == Phase::Live && splice.seq(next.seq).is_some_and(|seq| seq >= self.next_seq) {
-            self.splice_at(splice.rendition, next, Moment::of(next), None, feedback);
+        let Some(mut splice) = self.splice.filter(|s| s.squeeze.is_some_and(|s| s.is_overdue(next))) else { return };
+        let goes_on = self.ends_picture && splice.seq(next.seq) == Some(self.next_seq);
+        if self.phase == Phase::Live && goes_on {
+            (splice.from, splice.first_seq, splice.squeeze) = (next.seq, self.next_seq, None);
+            self.put_forward(&mut splice, next);
+            self.replace_splice(splice, next, feedback);
+            self.replayed = None;
         }
+    }
+
+    /// Time goes forward from what was sent last to `first`.
+    fn put_forward(&self, splice: &mut Splice, first: &CanonicalPacket) {
+        let behind = self.least_timestamp().wrapping_sub(splice.timestamp(first)).cast_signed();
+        splice.timestamp_offset = splice.timestamp_offset.wrapping_add(behind.max(0).cast_unsigned());
     }
 
     fn replace_splice(&mut self, splice: Splice, first: &CanonicalPacket, feedback: &mut Feedback) {
