@@ -785,7 +785,7 @@ fn a_clock_that_stood_still_while_a_viewer_came_goes_on_from_what_it_was_shown()
     let rest = [1, 2, 4, 5, 6, 7, 8].map(|n: u32| {
         let next = scene.packet(MediaKind::Video, past.seq + u64::from(n));
         let timestamp = past.timestamp + 3000 * n.div_ceil(2);
-        let next = [CanonicalPacket { timestamp, marker: n % 2 == 0, ..next }];
+        let next = [CanonicalPacket { timestamp, marker: n.is_multiple_of(2), ..next }];
         let run = Run { packets: 0..1, payload_bytes: PAYLOAD_BYTES };
         scene.egress.write(scene.now, MediaKind::Video, Rendition::default(), &next, &run, &mut scene.out);
         let got = scene.take_rtp()[0].clone();
