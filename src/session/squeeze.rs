@@ -38,9 +38,8 @@ pub struct Squeeze {
     /// Ticks from the keyframe to `end`, without the silence: as captured, and as shown.
     captured: u32,
     shown: u32,
-    /// Ticks from the newest packet to the start of the replay: as they were, and as the last [`LATE_MAX`] of them are shown.
+    /// Ticks from the newest packet to the start of the replay.
     silence: u32,
-    shown_silence: u32,
     /// When they meet.
     meets: Instant,
     /// The first canonical number behind `end`, once it is known: timestamps alone are ambiguous after some hours.
@@ -54,12 +53,11 @@ impl Squeeze {
         // A publisher whose timestamps jump has not sent for hours.
         let age = age.min(ticks(newest.packet.arrival.since(keyframe.packet.arrival)));
         let silence = ticks(now.since(newest.packet.arrival));
-        let shown_silence = silence.min(LATE_MAX) / FACTOR_MAX;
-        let shown = ticks(takes).max((age + shown_silence).div_ceil(FACTOR_MAX - 1));
-        let takes = shown + shown_silence;
+        let shown = ticks(takes).max((age + shown_of(silence)).div_ceil(FACTOR_MAX - 1));
+        let takes = shown + shown_of(silence);
         let end = newest.timestamp.wrapping_add(silence + takes);
         let meets = now + duration(takes);
-        Squeeze { end, captured: age + takes, shown, silence, shown_silence, meets, until: u64::MAX }
+        Squeeze { end, captured: age + takes, shown, silence, meets, until: u64::MAX }
     }
 
     /// Canonical timestamp of what is captured when the replay starts.
@@ -100,7 +98,7 @@ impl Squeeze {
 
     /// Ticks from the keyframe to `end` as shown, which are those from the start of the replay to `end`.
     fn takes(&self) -> u32 {
-        self.shown + self.shown_silence
+        self.shown + shown_of(self.silence)
     }
 
     fn before_end(&self, packet: &CanonicalPacket) -> i32 {
@@ -111,8 +109,13 @@ impl Squeeze {
         let before_end = self.before_end(packet).max(0).cast_unsigned();
         let silence = before_end.saturating_sub(self.takes()).min(self.silence);
         let moving = u64::from(before_end - silence) * u64::from(self.shown) / u64::from(self.captured.max(1));
-        moving as u32 + silence.min(LATE_MAX) / FACTOR_MAX
+        moving as u32 + shown_of(silence)
     }
+}
+
+/// How long the end of a silence, or all of it, is shown, in ticks as it is given.
+fn shown_of(silence: u32) -> u32 {
+    silence.min(LATE_MAX) / FACTOR_MAX
 }
 
 fn duration(ticks: u32) -> Duration {

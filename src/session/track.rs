@@ -339,7 +339,6 @@ impl TrackTx {
             (splice.from, splice.first_seq, splice.squeeze) = (next.seq, self.next_seq, None);
             self.put_forward(&mut splice, next);
             self.replace_splice(splice, next, feedback);
-            self.replayed = None;
         }
     }
 
@@ -351,6 +350,7 @@ impl TrackTx {
 
     fn replace_splice(&mut self, splice: Splice, first: &CanonicalPacket, feedback: &mut Feedback) {
         self.crossing.reset();
+        self.replayed = None;
         if let Some(past) = self.splice.replace(splice) {
             if past.rendition != splice.rendition {
                 self.switched_from = Some(past.rendition);
