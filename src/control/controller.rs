@@ -395,7 +395,14 @@ impl Controller {
 
     /// Absolute, without query: clients resolve relative ones in three different ways.
     pub(super) fn session_url(&self, record: &Record, request: &Request) -> String {
-        let proxies = &self.config.limits.trusted_proxies;
-        origin::public_origin(request, self.config.public_url.as_deref(), proxies) + &record.path()
+        self.public_origin(request) + &record.path()
+    }
+
+    pub(super) fn endpoint_url(&self, record: &Record, request: &Request) -> String {
+        self.public_origin(request) + &record.endpoint_path()
+    }
+
+    fn public_origin(&self, request: &Request) -> String {
+        origin::public_origin(request, self.config.public_url.as_deref(), &self.config.limits.trusted_proxies)
     }
 }

@@ -26,6 +26,7 @@ pub(super) enum Kind {
     Active,
     Inactive,
     Layers,
+    Reconnect,
     ViewerCount,
     /// A comment: proxies close what is silent.
     Ping,
@@ -33,13 +34,14 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Those that clients may ask for.
-    pub const EVENTS: [Kind; 4] = [Kind::Active, Kind::Inactive, Kind::Layers, Kind::ViewerCount];
+    pub const EVENTS: [Kind; 5] = [Kind::Active, Kind::Inactive, Kind::Layers, Kind::Reconnect, Kind::ViewerCount];
 
     pub fn name(self) -> &'static str {
         match self {
             Kind::Active => "active",
             Kind::Inactive => "inactive",
             Kind::Layers => "layers",
+            Kind::Reconnect => "reconnect",
             Kind::ViewerCount => "viewercount",
             Kind::Ping => "ping",
         }
@@ -58,6 +60,8 @@ pub(super) struct EventStream {
     wants: Vec<Kind>,
     /// The viewer's m-line that layers are of.
     pub video_line: Option<usize>,
+    /// The URL that viewers of this stream send their offers to.
+    endpoint: String,
     told_live: bool,
     told_viewers: Option<usize>,
     last_id: u64,
@@ -75,8 +79,8 @@ struct Reader {
 }
 
 impl EventStream {
-    pub fn new(wants: Vec<Kind>, video_line: Option<usize>) -> EventStream {
-        EventStream { wants, video_line, told_live: false, told_viewers: None, last_id: 0, reader: None }
+    pub fn new(wants: Vec<Kind>, video_line: Option<usize>, endpoint: String) -> EventStream {
+        EventStream { wants, video_line, endpoint, told_live: false, told_viewers: None, last_id: 0, reader: None }
     }
 
     /// To a reader that has just come: that somebody publishes, or does no more. A client that never heard of a
@@ -103,6 +107,12 @@ impl EventStream {
         }
         self.told_viewers = Some(count);
         self.say(Kind::ViewerCount, &serde_json::json!({ "viewercount": count }))
+    }
+
+    /// Says where a new session may be opened, for this one ends. A reader that has not taken what it got before misses it.
+    pub fn tell_reconnect(&mut self) -> Option<Output> {
+        let url = serde_json::json!({ "url": self.endpoint });
+        self.say(Kind::Reconnect, &url)
     }
 
     /// Says something, now or when the reader has taken what it got before; nothing to who did not ask for it.
@@ -159,8 +169,8 @@ pub(super) struct EventStreams {
 }
 
 impl EventStreams {
-    pub fn of_session(&self, (stream, session): (StreamId, SessionId)) -> usize {
-        self.streams.range((stream, session, 0)..=(stream, session, u32::MAX)).count()
+    pub fn of_session(&mut self, stream: StreamId, session: SessionId) -> impl Iterator<Item = &mut EventStream> {
+        self.streams.range_mut((stream, session, 0)..=(stream, session, u32::MAX)).map(|(_, events)| events)
     }
 
     pub fn insert(&mut self, key: Key, events: EventStream) {

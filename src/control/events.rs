@@ -14,6 +14,7 @@ use super::problem::{ACCEPT_POST, Problem};
 use super::resource::Target;
 use super::timers::Timer;
 use crate::id::{SessionId, StreamId};
+use crate::session::CloseReason;
 use crate::shard::message::RequestId;
 use crate::units::Instant;
 
@@ -50,16 +51,17 @@ impl Controller {
         let record = self.admit_to_session(now, target, request)?;
         let wants = wanted(request)?;
         let (id, stream, video_line) = (record.id, record.slot.stream.id, record.video_line);
-        if self.events.of_session((stream, id)) >= PER_SESSION_MAX {
+        if self.events.of_session(stream, id).count() >= PER_SESSION_MAX {
             let detail = "this session has two event streams already";
             return Err(Problem::new(StatusCode::CONFLICT, "too-many-event-streams", detail));
         }
         let record = self.sessions.get_mut(id).ok_or_else(|| Problem::not_found("no such session"))?;
         record.event_streams += 1;
         let number = record.event_streams;
-        self.events.insert((stream, id, number), EventStream::new(wants, video_line));
         let mut response = exchange::empty(StatusCode::CREATED);
         let record = self.sessions.get(id).ok_or_else(|| Problem::not_found("no such session"))?;
+        let endpoint = self.endpoint_url(record, request);
+        self.events.insert((stream, id, number), EventStream::new(wants, video_line, endpoint));
         let url = format!("{}/sse/{number}", self.session_url(record, request));
         response.headers_mut().insert(LOCATION, exchange::value(&url));
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -192,8 +194,11 @@ impl Controller {
         self.outputs.extend(self.events.heard(stream).filter_map(|events| events.tell_viewers(count)));
     }
 
-    /// A session's event streams end with it.
-    pub(super) fn end_event_streams(&mut self, stream: StreamId, session: SessionId) {
+    /// A session's event streams end with it. Whom a new codec is the end of may come again with another offer.
+    pub(super) fn end_event_streams(&mut self, stream: StreamId, session: SessionId, reason: CloseReason) {
+        if reason == CloseReason::CodecChanged {
+            self.outputs.extend(self.events.of_session(stream, session).filter_map(EventStream::tell_reconnect));
+        }
         self.outputs.extend(self.events.remove_session(stream, session));
     }
 }

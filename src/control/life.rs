@@ -237,7 +237,7 @@ impl Controller {
                 self.tell_live(stream, false);
             }
         }
-        self.end_event_streams(stream, id);
+        self.end_event_streams(stream, id, reason);
         self.viewers_changed(now, stream);
         self.streams.close_if_idle(stream);
     }

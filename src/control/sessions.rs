@@ -90,11 +90,16 @@ impl Record {
 
     /// The path of its URL.
     pub fn path(&self) -> String {
+        format!("{}/{}", self.endpoint_path(), self.token)
+    }
+
+    /// The path where another such session may be opened.
+    pub fn endpoint_path(&self) -> String {
         let endpoint = match self.role {
             Role::Publisher => "whip",
             Role::Viewer => "whep",
         };
-        format!("/{endpoint}/{}/{}", self.stream_name(), self.token)
+        format!("/{endpoint}/{}", self.stream_name())
     }
 }
 

@@ -265,7 +265,7 @@ fn viewers_are_shown_the_way_to_events_and_layers_and_publishers_are_not() {
     let rel = "rel=\"urn:ietf:params:whep:ext:core";
     let expected = [
         "<stun:stun.example.net:3478>; rel=\"ice-server\"".to_owned(),
-        format!("<{url}/sse>; {rel}:server-sent-events\"; events=\"active,inactive,layers,viewercount\""),
+        format!("<{url}/sse>; {rel}:server-sent-events\"; events=\"active,inactive,layers,reconnect,viewercount\""),
         format!("<{url}/layer>; {rel}:layer\""),
     ];
     assert_eq!(links, expected);
@@ -279,7 +279,7 @@ fn an_event_stream_is_made_for_known_events_and_twice_a_session() {
         let made = world.ask(Method::POST, &format!("{url}/sse"), headers, text);
         (made.status().as_u16(), header(&made, "location").to_owned())
     };
-    for broken in ["x", "{}", "\"layers\"", "[1]", r#"["layers","vad"]"#, r#"["reconnect"]"#, r#"["ping"]"#] {
+    for broken in ["x", "{}", "\"layers\"", "[1]", r#"["layers","vad"]"#, r#"["ping"]"#] {
         assert_eq!(make(&mut world, &[JSON], broken), (400, String::new()), "{broken}");
     }
     assert_eq!(make(&mut world, &[], "[]").0, 415);
@@ -427,6 +427,19 @@ fn a_silent_stream_pings_and_ends_with_its_session() {
     world.controller.handle_gone(id);
     world.advance(Duration::from_secs(60));
     assert_eq!(world.hear(id), [""; 0]);
+}
+
+#[test]
+fn whom_a_new_codec_ends_is_told_where_to_come_again() {
+    let mut world = World::new("");
+    let (_, viewer, url) = world.watched();
+    world.connect(&viewer);
+    let events = [r#"["reconnect"]"#, r#"["layers"]"#].map(|wanted| world.make_events(&url, wanted));
+    let [told, untold] = events.map(|events| world.open(&events));
+    world.event(Event::Ended { session: viewer.session, reason: CloseReason::CodecChanged });
+    let endpoint = "http://sfu.example/whep/cam";
+    assert_eq!(world.hear(told), [format!(r#"reconnect {{"url":"{endpoint}"}}"#), "end".to_owned()]);
+    assert_eq!(world.hear(untold), ["end"]);
 }
 
 #[test]
