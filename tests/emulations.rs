@@ -7,6 +7,7 @@ use manycast::sim::client::{Client, Habits, Source};
 use manycast::sim::{Path, World, oracle};
 use manycast::wire::classify::{Kind, classify};
 use manycast::wire::stun::{self, StunRequest};
+use str0m::format::Codec;
 use str0m::media::MediaKind;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -45,7 +46,16 @@ const PUBLISHERS: [Emulated; 7] = [
     ),
     emulated!("libdatachannel-publish", ["a=setup:passive\r\n", OPUS, "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n"]),
     emulated!("obs32-publish", ["a=setup:passive\r\n", OPUS, "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n"]),
-    emulated!("obs32-publish-simulcast", ["a=setup:passive\r\n", OPUS, "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n"]),
+    // Were one of its layers missing, it would give up.
+    emulated!(
+        "obs32-publish-simulcast",
+        [
+            "a=setup:passive\r\n",
+            OPUS,
+            "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n",
+            "a=rid:0 recv\r\na=rid:1 recv\r\na=rid:2 recv\r\na=simulcast:recv 0;1;2\r\n"
+        ]
+    ),
     emulated!(
         "safari18-publish",
         ["a=setup:passive\r\n", OPUS, "m=video 9 UDP/TLS/RTP/SAVPF 96 97 98 99 100 101 102 103 104 105\r\n"]
@@ -114,6 +124,56 @@ fn ffmpeg_8_0_without_priority_and_without_a_sign_of_ice_publishes_on() {
         let judged = oracle::judge(world.client(viewer).got(), MediaKind::Video);
         assert!(judged.faults.is_empty() && judged.missing == 0, "seed {seed}: {judged:?}");
         assert!(judged.packets > 7000, "seed {seed}: {judged:?}");
+        let counters = world.counters();
+        oracle::conservation(&counters, world.rtp_sent()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    }
+}
+
+/// H264 alone, and no RTX: what is asked for again comes again as it was. Encoders are told nothing: a keyframe comes every 8 s.
+const OBS: Habits = Habits { offer: as_obs_32, ..Habits::NONE };
+
+fn as_obs_32(offer: &str) -> String {
+    let (session, video) = offer.split_once("m=video").expect("video comes first");
+    let (video, audio) = video.split_once("m=audio").expect("and then audio");
+    let constrained_baseline = |l: &&str| l.contains("profile-level-id=42e01f") && l.contains("packetization-mode=1");
+    let fmtp = video.lines().find(constrained_baseline).expect("str0m knows H264");
+    let pt = fmtp.trim_start_matches("a=fmtp:").split(' ').next().expect("a payload type");
+    let is_its_own = |line: &str| {
+        let of = ["a=rtpmap:", "a=fmtp:", "a=rtcp-fb:"].iter().find_map(|name| line.strip_prefix(name));
+        of.is_none_or(|rest| rest.split(' ').next() == Some(pt))
+    };
+    let is_unknown =
+        |line: &str| ["transport-cc", "transport-wide-cc", "repaired-rtp"].iter().any(|w| line.contains(w));
+    let lines = video.lines().skip(1).filter(|line| is_its_own(line) && !is_unknown(line));
+    let video: String = lines.flat_map(|line| [line, "\r\n"]).collect();
+    format!("{session}m=video 9 UDP/TLS/RTP/SAVPF {pt}\r\n{video}m=audio{audio}")
+}
+
+#[test]
+fn obs_32_is_repaired_without_rtx_and_its_layer_0_is_the_highest() {
+    for (seed, shards, layers) in [(1, 1, 1), (2, 4, 1), (3, 1, 3), (4, 4, 3)] {
+        let mut world = World::new(seed, shards);
+        let source = Source {
+            codec: Codec::H264,
+            layers,
+            rids: ["2", "1", "0"],
+            keyframe_interval: 240,
+            answers_pli: false,
+            resends_in_band: true,
+            ..Source::default()
+        };
+        let publisher = world.publish_as("a", source, Path { loss: 0.02, ..Path::CLEAN }, OBS);
+        let answer = world.client(publisher).answer();
+        assert!(!answer.contains("rtx"), "seed {seed}: {answer}");
+        world.run_for(SECOND);
+        let viewer = world.watch("a", Path::CLEAN);
+        world.run_for(60 * SECOND);
+        let got = world.client(viewer).got();
+        let judged = oracle::judge(got, MediaKind::Video);
+        assert!(judged.faults.is_empty() && judged.starts_whole, "seed {seed}: {judged:?}");
+        assert!(judged.packets > 6000 && judged.missing <= 2, "seed {seed}: {judged:?}");
+        let last = got.iter().rfind(|g| g.kind == MediaKind::Video).expect("some");
+        assert_eq!(last.stamp.layer + 1, layers, "seed {seed}");
         let counters = world.counters();
         oracle::conservation(&counters, world.rtp_sent()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     }

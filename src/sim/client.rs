@@ -1,6 +1,6 @@
 //! A WebRTC client of the simulator's and the tests' own: str0m in a browser-like configuration, sans-IO.
 //!
-//! A publisher sends synthetic VP8 and Opus whose payload says which packet it is; a viewer writes down what it gets.
+//! A publisher sends synthetic VP8 or H264 and Opus whose payload says which packet it is; a viewer writes down what it gets.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,10 +12,11 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::config::CryptoProvider;
-use str0m::format::Codec;
-use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid, Rid, Simulcast, SimulcastLayer};
+use str0m::format::{Codec, PayloadParams};
+use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid, Pt, Rid, Simulcast, SimulcastLayer};
 use str0m::net::{Protocol, Receive};
-use str0m::rtp::{RtpPacket, RtpWrite};
+use str0m::rtp::rtcp::{Nack, NackEntry, Rtcp};
+use str0m::rtp::{RawPacket, RtpPacket, RtpWrite};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
 use crate::units::{Bitrate, Epoch, Instant};
@@ -27,6 +28,8 @@ use crate::wire::{vp8, vp9};
 pub struct Source {
     /// Written into each payload; tells publishers apart.
     pub id: u32,
+    /// VP8 or H264.
+    pub codec: Codec,
     pub frames_per_second: u32,
     pub packets_per_frame: u32,
     /// Payload of each video packet.
@@ -37,9 +40,13 @@ pub struct Source {
     pub answers_pli: bool,
     /// Simulcast layers.
     pub layers: u8,
+    /// Their names, the lowest first.
+    pub rids: [&'static str; 3],
     /// How many times the packets of the first layer each has.
     pub packets_by_layer: [u32; 3],
     pub audio: bool,
+    /// NACKs are answered by the same packet again, as by who has no RTX (RFC 4588).
+    pub resends_in_band: bool,
     /// Its encoder starts anew with a clock of its own, though with no keyframe, and numbers go on: at this frame of the video,
     /// timestamps are so many ticks further.
     pub clock_jump: Option<(u32, u32)>,
@@ -49,14 +56,17 @@ impl Default for Source {
     fn default() -> Self {
         Source {
             id: 1,
+            codec: Codec::Vp8,
             frames_per_second: 30,
             packets_per_frame: 4,
             bytes_per_packet: 1100,
             keyframe_interval: 0,
             answers_pli: true,
             layers: 1,
+            rids: RIDS,
             packets_by_layer: [1, 2, 4],
             audio: true,
+            resends_in_band: false,
             clock_jump: None,
         }
     }
@@ -104,8 +114,6 @@ pub struct Stamp {
     pub first_of_frame: bool,
 }
 
-const STAMP_BYTES: usize = 15;
-
 impl Stamp {
     pub fn write(self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.source.to_be_bytes());
@@ -136,6 +144,11 @@ pub(super) const RIDS: [&str; 3] = ["l", "m", "h"];
 const VP8_HEADER_BYTES: usize = 7;
 /// VP9 descriptor (I with 15 bits, L, not flexible).
 const VP9_HEADER_BYTES: usize = 5;
+/// H264: NAL unit header and one byte more, which of a fragmentation unit is its header (RFC 6184 §5.8).
+const H264_HEADER_BYTES: usize = 2;
+
+/// Datagrams that are kept to be sent again.
+const RESENDS_MAX: usize = 512;
 
 /// Longer than any run.
 const NEVER: Duration = Duration::from_secs(86_400);
@@ -177,6 +190,8 @@ struct Publishing {
     pub keyframe_requests: u32,
     /// Layers of the frame at hand that were sent.
     layers_sent: usize,
+    /// Where it resends in-band: what it has sent, the newest last.
+    sent: VecDeque<(SocketAddr, Vec<u8>)>,
 }
 
 /// One layer of the video, or all of it.
@@ -206,6 +221,12 @@ impl LayerTx {
             keyframe: None,
         }
     }
+
+    fn vp8_header(&self, keyframe: bool, first: bool) -> [u8; VP8_HEADER_BYTES] {
+        let id = self.picture_id.to_be_bytes();
+        let not_key = u8::from(!(first && keyframe));
+        [0x80 | u8::from(first) << 4, 0xe0, 0x80 | id[0], id[1], self.tl0_pic_idx, 0x20, not_key]
+    }
 }
 
 impl Client {
@@ -219,9 +240,9 @@ impl Client {
         seed: u64,
     ) -> (Client, String) {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut rtc = rtc(now, epoch, addr, crypto);
+        let mut rtc = rtc(now, epoch, addr, crypto, source.resends_in_band);
         let mut api = rtc.sdp_api();
-        let rids: Vec<Rid> = (0..source.layers).map(|i| Rid::from(RIDS[usize::from(i)])).collect();
+        let rids: Vec<Rid> = source.rids.into_iter().take(source.layers.into()).map(Rid::from).collect();
         let simulcast = (source.layers > 1).then(|| {
             let mut simulcast = Simulcast::new();
             rids.iter().for_each(|rid| simulcast.add_send_layer(SimulcastLayer::new(rid)));
@@ -243,6 +264,7 @@ impl Client {
             audio_timestamp: rng.random(),
             keyframe_requests: 0,
             layers_sent: 0,
+            sent: VecDeque::new(),
         }));
         let (offer, pending) = api.apply().expect("media was added");
         (Client::new(rtc, epoch, addr, pending, plane), offer.to_sdp_string())
@@ -250,7 +272,7 @@ impl Client {
 
     /// A viewer of video and audio, and its offer.
     pub fn viewer(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>) -> (Client, String) {
-        let mut rtc = rtc(now, epoch, addr, crypto);
+        let mut rtc = rtc(now, epoch, addr, crypto, false);
         let mut api = rtc.sdp_api();
         api.add_media(MediaKind::Video, Direction::RecvOnly, None, None, None);
         api.add_media(MediaKind::Audio, Direction::RecvOnly, None, None, None);
@@ -467,7 +489,7 @@ impl Client {
                     self.deadline = self.epoch.from_std(at);
                     break;
                 }
-                Ok(Output::Transmit(t)) => self.outgoing.push_back((t.destination, t.contents.to_vec())),
+                Ok(Output::Transmit(t)) => self.send(t.destination, t.contents.to_vec()),
                 Ok(Output::Event(event)) => self.handle_event(now, event),
                 Err(_) => {
                     self.closed = true;
@@ -482,6 +504,19 @@ impl Client {
         // What leaves at one time has the order of a hash map, which is another one in each run: streams take turns
         // by their SSRCs instead.
         self.outgoing.make_contiguous()[sent..].sort_by_key(|(_, data)| ssrc(data));
+    }
+
+    fn send(&mut self, to: SocketAddr, data: Vec<u8>) {
+        if let Plane::Publisher(p) = &mut self.plane
+            && p.source.resends_in_band
+            && ssrc(&data).is_some()
+        {
+            if p.sent.len() == RESENDS_MAX {
+                p.sent.pop_front();
+            }
+            p.sent.push_back((to, data.clone()));
+        }
+        self.outgoing.push_back((to, data));
     }
 
     fn handle_event(&mut self, now: Instant, event: Event) {
@@ -508,12 +543,25 @@ impl Client {
                     got.push(packet);
                 }
             }
+            Event::RawPacket(raw) => {
+                if let (Plane::Publisher(p), RawPacket::RtcpRx(Rtcp::Nack(nack))) = (&self.plane, *raw) {
+                    self.outgoing.extend(p.asked_again(&nack));
+                }
+            }
             _ => {}
         }
     }
 }
 
 impl Publishing {
+    fn asked_again(&self, nack: &Nack) -> impl Iterator<Item = (SocketAddr, Vec<u8>)> {
+        let is_asked = |data: &[u8]| {
+            let seq = u16::from_be_bytes([data[2], data[3]]);
+            ssrc(data) == Some(*nack.ssrc) && nack.reports.iter().any(|entry| asks_for(entry, seq))
+        };
+        self.sent.iter().filter(move |(_, data)| is_asked(data)).cloned()
+    }
+
     /// When a layer of a frame is due. 1 ms apart, so that no two fall due together: str0m sends what is due at one time in
     /// the order of a hash map.
     fn video_at(&self, frame: u32, layer: usize) -> Instant {
@@ -554,7 +602,7 @@ impl Publishing {
         let due = source.keyframe_interval > 0 && self.frame.is_multiple_of(source.keyframe_interval);
         let elapsed = (u64::from(self.frame) * 90_000 / u64::from(source.frames_per_second)) as u32;
         let jump = source.clock_jump.filter(|(frame, _)| self.frame >= *frame).map_or(0, |(_, ticks)| ticks);
-        let pt = rtc.codec_config().find(|p| p.spec().codec == Codec::Vp8).map(|p| p.pt());
+        let pt = payload_type(rtc, self.video, source.codec);
         let packets = self.packets_per_frame(index);
         let mut direct = rtc.direct_api();
         let layer = &mut self.layers[index];
@@ -565,11 +613,11 @@ impl Publishing {
                 layer.keyframe = Some((layer.seq as u16, timestamp));
             }
             for i in 0..packets {
-                let first = i == 0;
-                let id = layer.picture_id.to_be_bytes();
-                let mut payload = vec![0x80 | u8::from(first) << 4, 0xe0, 0x80 | id[0], id[1], layer.tl0_pic_idx, 0x20];
-                payload.push(u8::from(!(first && keyframe)));
-                debug_assert_eq!(payload.len(), VP8_HEADER_BYTES);
+                let (first, last) = (i == 0, i + 1 == packets);
+                let mut payload = match source.codec {
+                    Codec::H264 => h264_header(keyframe, i, last).to_vec(),
+                    _ => layer.vp8_header(keyframe, first).to_vec(),
+                };
                 let stamp = Stamp {
                     source: source.id,
                     layer: index as u8,
@@ -579,10 +627,8 @@ impl Publishing {
                     first_of_frame: first,
                 };
                 stamp.write(&mut payload);
-                payload.resize(source.bytes_per_packet.max(VP8_HEADER_BYTES + STAMP_BYTES), 0);
-                let write = RtpWrite::new(pt, layer.seq.into(), timestamp, now, payload)
-                    .marker(i + 1 == packets)
-                    .nackable(true);
+                payload.resize(source.bytes_per_packet.max(payload.len()), 0);
+                let write = RtpWrite::new(pt, layer.seq.into(), timestamp, now, payload).marker(last).nackable(true);
                 stream.write_rtp(write);
                 layer.seq += 1;
                 layer.packet += 1;
@@ -598,9 +644,9 @@ impl Publishing {
     }
 
     fn send_audio(&mut self, now: std::time::Instant, rtc: &mut Rtc) {
-        let pt = rtc.codec_config().find(|p| p.spec().codec == Codec::Opus).map(|p| p.pt());
+        let Some(mid) = self.audio else { return };
+        let Some(pt) = payload_type(rtc, mid, Codec::Opus) else { return };
         let mut direct = rtc.direct_api();
-        let (Some(mid), Some(pt)) = (self.audio, pt) else { return };
         let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return };
         let mut payload = Vec::with_capacity(80);
         let packet = self.audio_packet;
@@ -615,6 +661,33 @@ impl Publishing {
     }
 }
 
+/// The first that was agreed on.
+fn payload_type(rtc: &Rtc, mid: Mid, codec: Codec) -> Option<Pt> {
+    let agreed = rtc.media(mid)?.remote_pts();
+    rtc.codec_config().find(|p| p.spec().codec == codec && agreed.contains(&p.pt())).map(PayloadParams::pt)
+}
+
+/// Of a packet of a frame, as OBS has them: parameter sets by themselves, and slices in fragmentation units (RFC 6184 §5.8).
+fn h264_header(keyframe: bool, packet: u32, last: bool) -> [u8; H264_HEADER_BYTES] {
+    match (keyframe, packet) {
+        (true, 0) => [0x67, 0x42],
+        (true, 1) => [0x68, 0xce],
+        _ => {
+            let (begins, slice) = if keyframe { (packet == 2, 5) } else { (packet == 0, 1) };
+            [0x7c, u8::from(begins) << 7 | u8::from(last) << 6 | slice]
+        }
+    }
+}
+
+/// RFC 4585 §6.2.1.
+fn asks_for(entry: &NackEntry, seq: u16) -> bool {
+    match seq.wrapping_sub(entry.pid) {
+        0 => true,
+        after @ 1..=16 => entry.blp >> (after - 1) & 1 == 1,
+        _ => false,
+    }
+}
+
 /// `None`: it is no RTP.
 fn ssrc(datagram: &[u8]) -> Option<u32> {
     if classify(datagram) != Some(Kind::Rtp) {
@@ -623,12 +696,13 @@ fn ssrc(datagram: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(datagram.get(8..12)?.try_into().ok()?))
 }
 
-fn rtc(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>) -> Rtc {
+/// `raw`: events tell of RTCP that comes.
+fn rtc(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>, raw: bool) -> Rtc {
     let start = epoch.to_std(now);
     // str0m looks when the first stream of a hash map falls silent, and that is another one in each run; what it does besides,
     // at such a time, would be another thing too. So none ever does.
     let rtc = Rtc::builder().set_crypto_provider(crypto).set_rtp_mode(true).set_pause_threshold(NEVER);
-    let mut rtc = rtc.build(start);
+    let mut rtc = rtc.enable_raw_packets(raw).build(start);
     rtc.add_local_candidate(Candidate::host(addr, "udp").expect("a unicast address"));
     // Starts str0m's clock.
     let _ = rtc.handle_input(Input::Timeout(start));
@@ -649,6 +723,7 @@ fn read(now: Instant, rtc: &Rtc, rtp: &RtpPacket) -> Option<Got> {
     let (parsed, body) = match codec {
         Codec::Vp8 => (vp8::parse(&rtp.payload, rtp.header.marker), rtp.payload.get(VP8_HEADER_BYTES..)?),
         Codec::Vp9 => (vp9::parse(&rtp.payload), rtp.payload.get(VP9_HEADER_BYTES..)?),
+        Codec::H264 => (None, rtp.payload.get(H264_HEADER_BYTES..)?),
         _ => (None, &rtp.payload[..]),
     };
     let numbers = parsed.map(|d| d.numbers);
