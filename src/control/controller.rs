@@ -395,14 +395,12 @@ impl Controller {
 
     /// Absolute, without query: clients resolve relative ones in three different ways.
     pub(super) fn session_url(&self, record: &Record, request: &Request) -> String {
-        self.public_origin(request) + &record.path()
+        format!("{}/{}", self.endpoint_url(record, request), record.token)
     }
 
+    /// Where another session like this one may be opened.
     pub(super) fn endpoint_url(&self, record: &Record, request: &Request) -> String {
-        self.public_origin(request) + &record.endpoint_path()
-    }
-
-    fn public_origin(&self, request: &Request) -> String {
-        origin::public_origin(request, self.config.public_url.as_deref(), &self.config.limits.trusted_proxies)
+        let proxies = &self.config.limits.trusted_proxies;
+        origin::public_origin(request, self.config.public_url.as_deref(), proxies) + &record.endpoint_path()
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use rustc_hash::FxHashMap;
 use serde_json::Value;
@@ -54,6 +55,11 @@ impl Kind {
 
 /// Which event stream: the number counts within the session.
 pub(super) type Key = (StreamId, SessionId, u32);
+
+/// All that a session may have.
+fn keys(stream: StreamId, session: SessionId) -> RangeInclusive<Key> {
+    (stream, session, 0)..=(stream, session, u32::MAX)
+}
 
 /// One event stream, read or not.
 pub(super) struct EventStream {
@@ -170,7 +176,7 @@ pub(super) struct EventStreams {
 
 impl EventStreams {
     pub fn of_session(&mut self, stream: StreamId, session: SessionId) -> impl Iterator<Item = &mut EventStream> {
-        self.streams.range_mut((stream, session, 0)..=(stream, session, u32::MAX)).map(|(_, events)| events)
+        self.streams.range_mut(keys(stream, session)).map(|(_, events)| events)
     }
 
     pub fn insert(&mut self, key: Key, events: EventStream) {
@@ -222,9 +228,8 @@ impl EventStreams {
 
     /// All that a session had. Returns the ends of their readers.
     pub fn remove_session(&mut self, stream: StreamId, session: SessionId) -> Vec<Output> {
-        let all = self.streams.range((stream, session, 0)..=(stream, session, u32::MAX));
-        let keys: Vec<Key> = all.map(|(key, _)| *key).collect();
-        keys.into_iter().filter_map(|key| self.remove(key)).collect()
+        let all: Vec<Key> = self.streams.range(keys(stream, session)).map(|(key, _)| *key).collect();
+        all.into_iter().filter_map(|key| self.remove(key)).collect()
     }
 
     /// Those of one stream that are being read.

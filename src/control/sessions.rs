@@ -88,12 +88,7 @@ impl Record {
         self.tracks[kind as usize] = Some(format);
     }
 
-    /// The path of its URL.
-    pub fn path(&self) -> String {
-        format!("{}/{}", self.endpoint_path(), self.token)
-    }
-
-    /// The path where another such session may be opened.
+    /// The path that its offer came to.
     pub fn endpoint_path(&self) -> String {
         let endpoint = match self.role {
             Role::Publisher => "whip",

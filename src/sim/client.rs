@@ -15,7 +15,7 @@ use str0m::config::CryptoProvider;
 use str0m::format::{Codec, PayloadParams};
 use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid, Pt, Rid, Simulcast, SimulcastLayer};
 use str0m::net::{Protocol, Receive};
-use str0m::rtp::rtcp::{Nack, NackEntry, Rtcp};
+use str0m::rtp::rtcp::{Nack, Rtcp};
 use str0m::rtp::{RawPacket, RtpPacket, RtpWrite};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
@@ -28,7 +28,7 @@ use crate::wire::{vp8, vp9};
 pub struct Source {
     /// Written into each payload; tells publishers apart.
     pub id: u32,
-    /// VP8 or H264.
+    /// VP8, or H264 with three packets a frame or more.
     pub codec: Codec,
     pub frames_per_second: u32,
     pub packets_per_frame: u32,
@@ -556,8 +556,9 @@ impl Client {
 impl Publishing {
     fn asked_again(&self, nack: &Nack) -> impl Iterator<Item = (SocketAddr, Vec<u8>)> {
         let is_asked = |data: &[u8]| {
-            let seq = u16::from_be_bytes([data[2], data[3]]);
-            ssrc(data) == Some(*nack.ssrc) && nack.reports.iter().any(|entry| asks_for(entry, seq))
+            let seq = u64::from(u16::from_be_bytes([data[2], data[3]]));
+            let mut asked = nack.reports.iter().flat_map(|entry| entry.into_iter(seq.into()));
+            ssrc(data) == Some(*nack.ssrc) && asked.any(|asked| *asked == seq)
         };
         self.sent.iter().filter(move |(_, data)| is_asked(data)).cloned()
     }
@@ -614,10 +615,11 @@ impl Publishing {
             }
             for i in 0..packets {
                 let (first, last) = (i == 0, i + 1 == packets);
-                let mut payload = match source.codec {
-                    Codec::H264 => h264_header(keyframe, i, last).to_vec(),
-                    _ => layer.vp8_header(keyframe, first).to_vec(),
-                };
+                let mut payload = Vec::with_capacity(source.bytes_per_packet);
+                match source.codec {
+                    Codec::H264 => payload.extend(h264_header(keyframe, i, last)),
+                    _ => payload.extend(layer.vp8_header(keyframe, first)),
+                }
                 let stamp = Stamp {
                     source: source.id,
                     layer: index as u8,
@@ -676,15 +678,6 @@ fn h264_header(keyframe: bool, packet: u32, last: bool) -> [u8; H264_HEADER_BYTE
             let (begins, slice) = if keyframe { (packet == 2, 5) } else { (packet == 0, 1) };
             [0x7c, u8::from(begins) << 7 | u8::from(last) << 6 | slice]
         }
-    }
-}
-
-/// RFC 4585 §6.2.1.
-fn asks_for(entry: &NackEntry, seq: u16) -> bool {
-    match seq.wrapping_sub(entry.pid) {
-        0 => true,
-        after @ 1..=16 => entry.blp >> (after - 1) & 1 == 1,
-        _ => false,
     }
 }
 
