@@ -20,7 +20,7 @@ use serde_json::json;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long playing is looked at; `scripts/soak` asks for a minute.
+/// How long playing is looked at; `MANYCAST_SOAK_SECONDS` asks for more.
 fn playing_time() -> Duration {
     let asked = std::env::var("MANYCAST_SOAK_SECONDS").ok().and_then(|s| s.parse().ok());
     Duration::from_secs(asked.unwrap_or(10))

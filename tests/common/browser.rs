@@ -19,6 +19,8 @@ use crate::common::server::agent;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 const SIGKILL: i32 = 9;
+/// chromedriver looks for a port that is free, and now and then finds it taken a moment later.
+const ATTEMPTS: u32 = 5;
 
 /// Hidden windows must play on, nothing may be fetched from outside, and no multicast asks for names: so the real
 /// addresses stand in the candidates.
@@ -335,21 +337,28 @@ impl Driver {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("manycast-chromium-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let profile = std::env::temp_dir().join(name);
-        let mut child = Command::new(program("chromedriver"))
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver starts");
-        let said = BufReader::new(child.stdout.take().expect("piped"));
-        let mut driver = Driver { child, url: String::new(), profile };
-        let mut lines = said.lines().map_while(Result::ok);
-        let ready = lines.find_map(|l| l.split("started successfully on port ").nth(1).map(str::to_owned));
-        let port = ready.expect("chromedriver tells its port");
-        driver.url = format!("http://127.0.0.1:{}", port.trim_end_matches('.'));
-        std::thread::spawn(move || lines.for_each(drop));
-        driver
+        let mut said = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let child = Command::new(program("chromedriver"))
+                .arg("--port=0")
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::inherit())
+                .spawn()
+                .expect("chromedriver starts");
+            let mut driver = Driver { child, url: String::new(), profile: profile.clone() };
+            let mut lines = BufReader::new(driver.child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+            let ready = lines.by_ref().inspect(|line| said.push(line.clone())).find_map(|line| {
+                let (_, port) = line.split_once("started successfully on port ")?;
+                Some(port.trim_end_matches('.').to_owned())
+            });
+            if let Some(port) = ready {
+                driver.url = format!("http://127.0.0.1:{port}");
+                std::thread::spawn(move || lines.for_each(drop));
+                return driver;
+            }
+        }
+        panic!("chromedriver tells no port, {ATTEMPTS} times:\n{}", said.join("\n"));
     }
 
     /// The driver, what it started, what those started, and helpers that left the tree.
