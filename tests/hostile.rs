@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use common::server::Server;
 use common::swarm::{Member, Swarm};
+use manycast::limits;
 use manycast::sim::client::Source;
 use manycast::sim::oracle;
 use manycast::wire::classify::{Kind, classify};
@@ -125,6 +126,30 @@ fn strangers_are_counted_and_not_answered_uring() {
 #[test]
 fn strangers_are_counted_and_not_answered_mmsg() {
     strangers_are_counted_and_not_answered("mmsg");
+}
+
+/// What authenticates itself is a session's, wherever it comes from: but not from any number of places.
+#[test]
+fn a_session_comes_from_so_many_addresses_and_no_more() {
+    let mut healthy = Healthy::start("auto");
+    healthy.swarm.recording = Some(Vec::new());
+    let roamer = healthy.swarm.watch(&format!("{}/whep/a", healthy.server.url)).member;
+    assert!(healthy.swarm.run_until(PATIENCE, |s| s.client(roamer).got().len() > 100));
+    let recorded = healthy.swarm.recording.take().expect("recorded");
+    let (_, check) = recorded
+        .iter()
+        .find(|(member, datagram)| *member == roamer && classify(datagram) == Some(Kind::Stun))
+        .expect("it has checked");
+    // Some ports will be given out twice.
+    let to_be_dropped = 100;
+    for _ in 0..limits::REMOTES_IN_ALL_MAX + to_be_dropped + 200 {
+        let elsewhere = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        elsewhere.send_to(check, healthy.server.udp()).expect("sent");
+        healthy.swarm.run_for(Duration::from_millis(1));
+    }
+    healthy.wait_for_drops("stun_too_many_remotes", to_be_dropped as f64);
+    healthy.flows();
+    healthy.is_whole();
 }
 
 /// The peers' own addresses are validated: what comes from them must bear authentication of its own.

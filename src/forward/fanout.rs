@@ -293,6 +293,9 @@ impl<K: Copy + PartialEq> Fanout<K> {
             if let Some(mut job) = track.job.take() {
                 job.clear();
                 track.spare = Some(job);
+                if kind == MediaKind::Audio {
+                    self.ready[kind as usize].rotate_left(1);
+                }
             }
         }
     }
@@ -416,6 +419,8 @@ fn due_again(now: Instant, last: &mut Option<Instant>, interval: Duration) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::codec::Format;
+    use crate::wire::packet::testing::video;
 
     #[test]
     fn those_who_join_in_one_turn_ask_for_a_keyframe_once() {
@@ -427,5 +432,26 @@ mod tests {
         assert!(!fanout.joined(at(1), StreamId(1), 0));
         assert!(fanout.joined(at(1), StreamId(1), 1), "another layer");
         assert!(fanout.joined(at(2), StreamId(1), 0));
+    }
+
+    #[test]
+    fn audio_without_end_leaves_other_streams_their_turn() {
+        let mut fanout = Fanout::new(ShardId(0), Segmenting::default());
+        for id in [1, 2] {
+            let stream = Arc::new(Stream::new(StreamId(id), "live"));
+            fanout.join(&stream, MediaKind::Audio, Rendition::default(), id);
+        }
+        let audio = |id, seq| {
+            let packet = video(seq, 960 * seq as u32, false, 100);
+            Arc::new(MediaPacket { stream: StreamId(id), kind: MediaKind::Audio, format: Format::OPUS, ..packet })
+        };
+        let mut next = |seq| {
+            fanout.handle(Instant::ZERO, &audio(1, seq), |not| panic!("{not:?}"));
+            if seq == 1 {
+                fanout.handle(Instant::ZERO, &audio(2, seq), |not| panic!("{not:?}"));
+            }
+            fanout.poll(Instant::ZERO).map(|quantum| quantum.viewer)
+        };
+        assert_eq!([1, 2, 3, 4].map(&mut next), [1, 2, 1, 1].map(Some));
     }
 }

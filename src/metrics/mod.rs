@@ -24,6 +24,8 @@ pub enum DropReason {
     StunUnknownUfrag,
     /// A Binding request that its session's password does not authenticate.
     StunBadIntegrity,
+    /// A Binding request from one more 4-tuple of a session that has had too many.
+    StunTooManyRemotes,
     /// A Binding request for a session that has just ended.
     SessionGone,
     /// DTLS from an address that no authenticated STUN has validated.
@@ -61,13 +63,14 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    pub const ALL: [DropReason; 23] = [
+    pub const ALL: [DropReason; 24] = [
         DropReason::Unclassified,
         DropReason::Oversize,
         DropReason::StunMalformed,
         DropReason::StunUnexpected,
         DropReason::StunUnknownUfrag,
         DropReason::StunBadIntegrity,
+        DropReason::StunTooManyRemotes,
         DropReason::SessionGone,
         DropReason::DtlsUnknownRemote,
         DropReason::MediaUnknownRemote,
@@ -96,6 +99,7 @@ impl DropReason {
             DropReason::StunUnexpected => "stun_unexpected",
             DropReason::StunUnknownUfrag => "stun_unknown_ufrag",
             DropReason::StunBadIntegrity => "stun_bad_integrity",
+            DropReason::StunTooManyRemotes => "stun_too_many_remotes",
             DropReason::SessionGone => "session_gone",
             DropReason::DtlsUnknownRemote => "dtls_unknown_remote",
             DropReason::MediaUnknownRemote => "media_unknown_remote",

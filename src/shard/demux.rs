@@ -76,6 +76,9 @@ impl Demux {
     pub fn forget(&mut self, ufrag: &str) {
         let Some(credential) = self.credentials.remove(ufrag) else { return };
         let session = credential.slot.session;
+        if !self.foreign.contains_key(&session) {
+            return; // Nothing to look for among the ufrags of all sessions.
+        }
         if self.credentials.values().any(|c| c.slot.session == session) {
             return; // One ufrag of an ICE restart; the session goes on.
         }

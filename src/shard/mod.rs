@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 use tracing::{debug, info, trace};
 
@@ -94,6 +94,8 @@ struct Entry {
     viewer: Option<usize>,
     /// Validated 4-tuples, least recently authenticated first.
     remotes: Vec<Remote>,
+    /// All that were validated since ICE began: what str0m has candidates for.
+    seen: FxHashSet<Remote>,
     /// The 4-tuple that the client nominated last.
     selected: Option<Remote>,
     publishing: Option<Publishing>,
@@ -186,6 +188,9 @@ impl Shard {
                 let result = self
                     .with_session(now, session, out, |s| s.restart_ice(&ufrag, &pwd, &candidates))
                     .unwrap_or_else(|| Err("the session has ended".into()));
+                if let (Ok(_), Some(key)) = (&result, self.by_id.get(&session)) {
+                    self.sessions[*key].seen.clear();
+                }
                 self.events.push_back(Event::IceRestarted { session, request, result });
             }
             Command::SelectLayer { session, wish } => self.handle_wish(now, session, wish, out),
@@ -355,7 +360,13 @@ impl Shard {
                 None => return self.counters.drops.count(DropReason::SessionGone),
             },
         };
-        self.validate(key, (datagram.socket, datagram.remote), nominated);
+        let remote = (datagram.socket, datagram.remote);
+        let seen = &mut self.sessions[key].seen;
+        if seen.len() >= limits::REMOTES_IN_ALL_MAX && !seen.contains(&remote) {
+            return self.counters.drops.count(DropReason::StunTooManyRemotes);
+        }
+        seen.insert(remote);
+        self.validate(key, remote, nominated);
         let entry = &mut self.sessions[key];
         if nominated {
             match entry.viewer {
@@ -384,6 +395,7 @@ impl Shard {
             armed: Armed::default(),
             viewer: None,
             remotes: Vec::new(),
+            seen: FxHashSet::default(),
             selected: None,
             publishing,
             broken_rtcp: RateLimit::default(),

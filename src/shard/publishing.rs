@@ -27,8 +27,11 @@ use crate::wire::packet::MediaPacket;
 /// How often layers are measured.
 const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A layer that has sent nothing for so long is not there.
+/// A layer that has sent nothing for so long is not there; a slow one (Chromium repeats a still screen once a second) has
+/// [`PICTURES_MISSED`] pictures' time, but no more than [`SILENT_MAX`].
 const SILENT: Duration = Duration::from_secs(1);
+const PICTURES_MISSED: u32 = 3;
+const SILENT_MAX: Duration = Duration::from_secs(5);
 
 /// A publisher's side of an entry.
 #[derive(Default)]
@@ -64,6 +67,10 @@ struct PublishedLayer {
 struct PublishedSpatial {
     meter: Meter,
     last_packet: Option<Instant>,
+    /// Of its newest picture.
+    timestamp: u32,
+    /// Between its last two pictures, as they came.
+    interval: Duration,
 }
 
 /// Of a publisher that viewers see, for control.
@@ -87,7 +94,24 @@ pub(super) fn layer_reports(stream: &Stream) -> Vec<LayerReport> {
 
 impl PublishedSpatial {
     fn is_active(&self, now: Instant) -> bool {
-        self.last_packet.is_some_and(|at| now.since(at) < SILENT)
+        let silent = (PICTURES_MISSED * self.interval).clamp(SILENT, SILENT_MAX);
+        self.last_packet.is_some_and(|at| now.since(at) < silent)
+    }
+
+    fn handle_packet(&mut self, now: Instant, packet: &MediaPacket) {
+        self.meter.count(now, packet.payload.len());
+        // Padding is no sign of life: a layer that is not sent may be padded on.
+        if packet.payload.is_empty() {
+            return;
+        }
+        let Some(last) = self.last_packet.replace(now) else {
+            self.timestamp = packet.timestamp;
+            return;
+        };
+        if packet.timestamp.wrapping_sub(self.timestamp).cast_signed() > 0 {
+            self.timestamp = packet.timestamp;
+            self.interval = now.since(last);
+        }
     }
 }
 
@@ -122,12 +146,7 @@ impl Publishing {
     fn handle_video(&mut self, now: Instant, packet: &Arc<MediaPacket>, stream: &Stream) {
         let layer = &mut self.layers[usize::from(packet.layer)];
         let scalability = packet.descriptor.layer;
-        let spatial = &mut layer.spatials[usize::from(scalability.spatial)];
-        spatial.meter.count(now, packet.payload.len());
-        // Padding is no sign of life: a layer that is not sent may be padded on.
-        if !packet.payload.is_empty() {
-            spatial.last_packet = Some(now);
-        }
+        layer.spatials[usize::from(scalability.spatial)].handle_packet(now, packet);
         layer.described = packet.format.codec == Codec::Av1;
         layer.spatial = layer.spatial.max(scalability.spatial);
         layer.temporal = layer.temporal.max(scalability.temporal);
@@ -312,6 +331,28 @@ mod tests {
         assert!(is_active_at(900, video(2, 0, false, 0)));
         assert!(!is_active_at(1100, video(3, 0, false, 0)));
         assert!(is_active_at(1200, video(4, 3000, false, 100)));
+    }
+
+    /// Chromium sends a screen on which nothing moves once a second.
+    #[test]
+    fn a_layer_of_few_pictures_is_not_gone_between_two() {
+        let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
+        let (mut publishing, stream) = (Publishing::default(), Stream::new(StreamId(1), "live"));
+        let mut seq = 0;
+        let mut send = |millis: u64, timestamp: u32| {
+            seq += 1;
+            publishing.handle_video(at(millis), &Arc::new(video(seq, timestamp, seq == 1, 100)), &stream);
+            let layer = &publishing.layers[0];
+            (millis..).step_by(100).take(100).take_while(|m| layer.is_active(at(*m))).last().expect("active") - millis
+        };
+        assert_eq!(send(0, 0), 900);
+        assert_eq!(send(33, 3000), 900);
+        assert_eq!(send(1040, 93_000), 3000, "it was gone for a moment");
+        assert_eq!(send(2050, 183_000), 3000);
+        assert_eq!(send(2060, 183_000), 3000, "of the same picture");
+        assert_eq!(send(2070, 93_000), 3000, "a late one");
+        assert_eq!(send(12_070, 1_083_000), 4900, "it had been paused");
+        assert_eq!(send(12_100, 1_086_000), 900, "moving again");
     }
 
     #[test]
