@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::units::Instant;
 
-/// Between two requests to one publisher. An encoder that is asked more often only wastes bits.
+/// Between two requests for one layer. An encoder that is asked more often only wastes bits.
 const THROTTLE: Duration = Duration::from_secs(1);
 /// A keyframe this young serves whoever asks: it is on its way to those who were there, and replayed to those who join.
 const FRESH: Duration = Duration::from_millis(200);
@@ -16,7 +16,7 @@ const DEAF_RETRY: Duration = Duration::from_secs(10);
 /// How long an answer takes at most, from an encoder that listens.
 pub const ANSWER_WAIT: Duration = Duration::from_millis(400);
 
-/// Gathers the requests for one publisher's video.
+/// Gathers the requests for one layer of a publisher's video.
 #[derive(Debug)]
 pub struct KeyframeRequests {
     /// Somebody waits for a keyframe.
