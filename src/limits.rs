@@ -50,7 +50,7 @@ pub const COMMAND_QUEUE: usize = 4096;
 pub const REMOTES_PER_SESSION_MAX: usize = 8;
 
 /// Remote addresses that one ICE session may come from in all, for str0m keeps each as a candidate: a NAT that gives out a new
-/// port every 30 s needs eight hours. Requests from further ones are dropped; an ICE restart begins anew.
+/// port every 30 s needs eight hours to get there. Requests from further ones are dropped; an ICE restart begins anew.
 pub const REMOTES_IN_ALL_MAX: usize = 1024;
 
 /// From the answer to DTLS connected: RFC 8863 §4 waits 39.5 s for slow candidates.

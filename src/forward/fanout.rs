@@ -293,7 +293,8 @@ impl<K: Copy + PartialEq> Fanout<K> {
             if let Some(mut job) = track.job.take() {
                 job.clear();
                 track.spare = Some(job);
-                if kind == MediaKind::Audio {
+                // Idle tracks are none of the ready ones.
+                if kind == MediaKind::Audio && !track.is_idle() {
                     self.ready[kind as usize].rotate_left(1);
                 }
             }
@@ -447,11 +448,12 @@ mod tests {
         };
         let mut next = |seq| {
             fanout.handle(Instant::ZERO, &audio(1, seq), |not| panic!("{not:?}"));
-            if seq == 1 {
+            if seq == 1 || seq == 4 {
                 fanout.handle(Instant::ZERO, &audio(2, seq), |not| panic!("{not:?}"));
             }
             fanout.poll(Instant::ZERO).map(|quantum| quantum.viewer)
         };
-        assert_eq!([1, 2, 3, 4].map(&mut next), [1, 2, 1, 1].map(Some));
+        assert_eq!([1, 2, 3, 4].map(&mut next), [1, 2, 1, 2].map(Some));
+        assert!(fanout.ready[MediaKind::Audio as usize].len() <= 2, "each is in it once");
     }
 }

@@ -67,9 +67,9 @@ struct PublishedLayer {
 struct PublishedSpatial {
     meter: Meter,
     last_packet: Option<Instant>,
-    /// Of its newest picture.
-    timestamp: u32,
-    /// Between its last two pictures, as they came.
+    /// Of its newest picture: the SSRC says whose timestamps they are.
+    newest: (u32, u32),
+    /// From the last packet before that picture to its first.
     interval: Duration,
 }
 
@@ -104,13 +104,11 @@ impl PublishedSpatial {
         if packet.payload.is_empty() {
             return;
         }
-        let Some(last) = self.last_packet.replace(now) else {
-            self.timestamp = packet.timestamp;
-            return;
-        };
-        if packet.timestamp.wrapping_sub(self.timestamp).cast_signed() > 0 {
-            self.timestamp = packet.timestamp;
-            self.interval = now.since(last);
+        let last = self.last_packet.replace(now);
+        let (ssrc, timestamp) = self.newest;
+        if packet.ssrc != ssrc || packet.timestamp.wrapping_sub(timestamp).cast_signed() > 0 {
+            self.newest = (packet.ssrc, packet.timestamp);
+            self.interval = last.map_or(Duration::ZERO, |last| now.since(last));
         }
     }
 }
@@ -339,20 +337,24 @@ mod tests {
         let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
         let (mut publishing, stream) = (Publishing::default(), Stream::new(StreamId(1), "live"));
         let mut seq = 0;
-        let mut send = |millis: u64, timestamp: u32| {
+        let mut send = |ssrc: u32, millis: u64, timestamp: u32| {
             seq += 1;
-            publishing.handle_video(at(millis), &Arc::new(video(seq, timestamp, seq == 1, 100)), &stream);
+            let packet = MediaPacket { ssrc, ..video(seq, timestamp, seq == 1, 100) };
+            publishing.handle_video(at(millis), &Arc::new(packet), &stream);
             let layer = &publishing.layers[0];
             (millis..).step_by(100).take(100).take_while(|m| layer.is_active(at(*m))).last().expect("active") - millis
         };
-        assert_eq!(send(0, 0), 900);
-        assert_eq!(send(33, 3000), 900);
-        assert_eq!(send(1040, 93_000), 3000, "it was gone for a moment");
-        assert_eq!(send(2050, 183_000), 3000);
-        assert_eq!(send(2060, 183_000), 3000, "of the same picture");
-        assert_eq!(send(2070, 93_000), 3000, "a late one");
-        assert_eq!(send(12_070, 1_083_000), 4900, "it had been paused");
-        assert_eq!(send(12_100, 1_086_000), 900, "moving again");
+        assert_eq!(send(1, 0, 0), 900);
+        assert_eq!(send(1, 33, 3000), 900);
+        assert_eq!(send(1, 1040, 93_000), 3000, "it was gone for a moment");
+        assert_eq!(send(1, 2050, 183_000), 3000);
+        assert_eq!(send(1, 2060, 183_000), 3000, "of the same picture");
+        assert_eq!(send(1, 2070, 93_000), 3000, "a late one");
+        assert_eq!(send(1, 12_070, 1_083_000), 4900, "it had been paused");
+        assert_eq!(send(1, 12_100, 1_086_000), 900, "moving again");
+        assert_eq!(send(1, 14_000, 1_257_000), 4900);
+        assert_eq!(send(1, 14_033, 7), 4900, "older than what came before");
+        assert_eq!(send(2, 14_066, 7), 900, "of another SSRC, all is new");
     }
 
     #[test]
