@@ -8,7 +8,7 @@ use crate::wire::packet::Rendition;
 /// One simulcast layer as the publisher's shard measures it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layer {
-    /// It has sent something in the last second.
+    /// It has sent something of late, for its pace.
     pub active: bool,
     /// In the last second, bit/s.
     pub bitrate: u64,
@@ -29,7 +29,7 @@ pub struct Layer {
 /// A spatial layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spatial {
-    /// It has sent something in the last second.
+    /// It has sent something of late, for its pace.
     pub active: bool,
     /// Of it and those below, which it needs.
     pub bitrate: u64,

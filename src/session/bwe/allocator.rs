@@ -37,7 +37,7 @@ const TRIAL: Duration = Duration::from_secs(20);
 pub struct Layer {
     /// In UDP payload bytes, as the estimate is.
     pub cost: Bitrate,
-    /// It has sent something within the last second.
+    /// It has sent something of late, for its pace.
     pub active: bool,
 }
 
