@@ -94,7 +94,7 @@ struct Entry {
     viewer: Option<usize>,
     /// Validated 4-tuples, least recently authenticated first.
     remotes: Vec<Remote>,
-    /// All that were validated since ICE began: what str0m has candidates for.
+    /// All that were validated since ICE began: str0m has a candidate for each at most.
     seen: FxHashSet<Remote>,
     /// The 4-tuple that the client nominated last.
     selected: Option<Remote>,
