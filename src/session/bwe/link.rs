@@ -1,7 +1,8 @@
-//! A viewer's congestion control on a link of a model, in virtual time: what it is to reach, as issue 4 has it.
+//! A viewer's congestion control on links of a model and on recorded ones, in virtual time: what it is to reach, as issue 4
+//! has it.
 //!
 //! ```text
-//! frames, audio, probes ──► Bwe::record ──► rate and queue ──► delay, jitter, loss ──► receiver
+//! frames, audio, probes ──► Bwe::record ──► rate and queue ──► loss, delay, jitter ──► receiver
 //!            ▲                                                                            │
 //!     Allocator ◄── estimate ── Bwe ◄──────────── feedback each 50 ms ◄───────────────────┘
 //! ```
@@ -63,8 +64,8 @@ struct Run {
     link: Link,
     bwe: Bwe,
     allocator: Allocator,
-    /// When the link has sent all that waits in its queue.
-    drained: Instant,
+    /// In the link's queue: sequence number, and when its last bit has left.
+    queue: VecDeque<(u16, Instant)>,
     last_arrival: Instant,
     /// On the way: sequence number, and arrival.
     flying: VecDeque<(u16, Instant)>,
@@ -97,7 +98,7 @@ impl Run {
             link,
             bwe: Bwe::new(Bitrate::from_bps(1_000_000), true),
             allocator: Allocator::default(),
-            drained: Instant::ZERO,
+            queue: VecDeque::new(),
             last_arrival: Instant::ZERO,
             flying: VecDeque::new(),
             arrived: Vec::new(),
@@ -124,6 +125,7 @@ impl Run {
     }
 
     fn step(&mut self) {
+        self.carry();
         self.receive();
         self.choose();
         self.send_media();
@@ -163,18 +165,31 @@ impl Run {
 
     fn send(&mut self, bytes: u64, cluster: Option<ClusterId>) {
         let seq = self.bwe.record(self.now, bytes as u16, cluster);
-        let waits = self.drained.since(self.now);
+        let waits = self.queue.back().map_or(Duration::ZERO, |(_, leaves)| leaves.since(self.now));
         self.longest_queue = self.longest_queue.max(waits);
-        if waits + self.link.time_of(bytes) > self.link.time_of(self.link.queue_bytes) {
-            return;
+        if waits + self.link.time_of(bytes) <= self.link.time_of(self.link.queue_bytes) {
+            self.queue.push_back((seq, self.now + waits + self.link.time_of(bytes)));
         }
-        self.drained = self.drained.max(self.now) + self.link.time_of(bytes);
-        if self.rng.random_bool(self.link.loss) {
-            return;
+    }
+
+    /// What waits in the queue leaves at the new rate.
+    fn set_rate(&mut self, kbps: u64) {
+        let factor = self.link.kbps as f64 / kbps as f64;
+        self.link.kbps = kbps;
+        for (_, leaves) in &mut self.queue {
+            *leaves = self.now + leaves.since(self.now).mul_f64(factor);
         }
-        let jitter = self.link.jitter.mul_f64(self.rng.random());
-        self.last_arrival = self.last_arrival.max(self.drained + self.link.delay + jitter);
-        self.flying.push_back((seq, self.last_arrival));
+    }
+
+    fn carry(&mut self) {
+        while let Some((seq, left)) = self.queue.pop_front_if(|(_, leaves)| *leaves <= self.now) {
+            if self.rng.random_bool(self.link.loss) {
+                continue;
+            }
+            let jitter = self.link.jitter.mul_f64(self.rng.random());
+            self.last_arrival = self.last_arrival.max(left + self.link.delay + jitter);
+            self.flying.push_back((seq, self.last_arrival));
+        }
     }
 
     fn receive(&mut self) {
@@ -310,13 +325,13 @@ fn a_fall_is_followed_within_five_seconds_and_a_rise_within_twenty() {
     on_each_link(|what, mut run| {
         run.run_for(20 * SECOND);
         let fall = run.now;
-        run.link.kbps = 1000;
+        run.set_rate(1000);
         run.run_for(5 * SECOND);
         run.longest_queue = Duration::ZERO;
         run.run_for(25 * SECOND);
         let (down, queue) = (run.settled(fall, 1), run.longest_queue);
         let rise = run.now;
-        run.link.kbps = 5000;
+        run.set_rate(5000);
         run.run_for(30 * SECOND);
         let (up, switches) = (run.settled(rise, 2), run.since(fall));
         println!("{what}: down {down:?}, then a queue of {queue:?}; up {up:?}; {} switches", switches.len());
@@ -365,18 +380,81 @@ fn settles_falls_and_rises(what: &str, mut run: Run) {
 
     let fall = run.now;
     let (narrow, fitting) = if kbps > TOO_NARROW { (1000, 1) } else { (400, 0) };
-    run.link.kbps = narrow;
+    run.set_rate(narrow);
     run.run_for(30 * SECOND);
     let down = run.settled(fall, fitting);
     assert!(down.is_some_and(|t| t <= 5 * SECOND), "{what}: {:?}", run.since(fall));
 
     let rise = run.now;
-    run.link.kbps = kbps;
+    run.set_rate(kbps);
     run.run_for(60 * SECOND);
     let up = run.settled(rise, 2);
     println!("{what}: down {down:?}, up {up:?}, {} switches", run.since(fall).len());
     assert!(kbps < WIDE_ENOUGH || up.is_some_and(|t| t <= 20 * SECOND), "{what}: {:?}", run.since(fall));
     assert!(run.since(fall).len() <= 3 + 2 * FLAPS_MAX, "{what}: {:?}", run.since(fall));
+}
+
+/// Rates in kbit/s, one for each second: `tests/data/links/README.md`.
+const FERRY: &str = include_str!("../../../tests/data/links/ferry.kbps");
+/// The second in which the ferry's link falls, from 3 Mbit/s to a tenth, where it stays.
+const FERRY_FALLS: u32 = 102;
+const METRO: &str = include_str!("../../../tests/data/links/metro.kbps");
+
+/// More disturbs a conversation.
+const LAG_MAX: Duration = Duration::from_millis(200);
+
+/// What came of a recorded link, s.
+#[derive(Debug, Default)]
+struct Ride {
+    /// For each layer, how long it was shown.
+    shown: [u32; COSTS.len()],
+    /// What was shown took more than the link had.
+    too_much: u32,
+    /// The queue was longer than [`LAG_MAX`].
+    lag: u32,
+}
+
+fn on_recorded_link(rates: &str, check: impl Fn(&Run, &Ride, &str)) {
+    for queue_bytes in [25_000, 100_000, 500_000] {
+        for seed in SEEDS {
+            let mut run = Run::new(seed, Link { queue_bytes, delay: Duration::from_millis(50), ..Link::GOOD });
+            let mut ride = Ride::default();
+            for rate in rates.split_whitespace() {
+                run.set_rate(rate.parse().expect("a number"));
+                run.longest_queue = Duration::ZERO;
+                run.run_for(SECOND);
+                ride.shown[run.shown] += 1;
+                ride.too_much += u32::from(COSTS[run.shown] + AUDIO > 1000 * run.link.kbps);
+                ride.lag += u32::from(run.longest_queue > LAG_MAX);
+            }
+            let what = format!("queue of {queue_bytes}, seed {seed}: {ride:?}, {:?}", run.history);
+            println!("{what}");
+            check(&run, &ride, &what);
+        }
+    }
+}
+
+#[test]
+fn on_a_ferry_that_leaves_the_coverage_the_lowest_layer_plays_on() {
+    on_recorded_link(FERRY, |run, ride, what| {
+        // The first ten seconds are too narrow for the highest layer; then most of the time until it falls.
+        assert!(ride.shown[2] >= 75, "{what}");
+        let settled = run.settled(Instant::ZERO + (1 + FERRY_FALLS) * SECOND, 0);
+        assert!(settled.is_some_and(|t| t <= 5 * SECOND), "{what}");
+        // The queue that was there when the link fell takes its time to leave.
+        assert!(ride.too_much <= 10 && ride.lag <= 12, "{what}");
+        assert!(run.history.len() <= 3 + 2 * FLAPS_MAX, "{what}");
+    });
+}
+
+#[test]
+fn in_a_metro_the_middle_layer_is_shown_most_of_the_way() {
+    on_recorded_link(METRO, |run, ride, what| {
+        assert!(ride.shown[1] >= 130 && ride.shown[0] <= 40, "{what}");
+        assert!(ride.too_much <= 10 && ride.lag <= 12, "{what}");
+        // Up for a while in the first 50 s, where it was wide enough; down and up where it was narrow.
+        assert!(run.history.len() <= 10, "{what}");
+    });
 }
 
 #[test]
