@@ -282,13 +282,13 @@ pub trait DemoPage {
 pub struct Stats(pub Vec<Value>);
 
 impl Stats {
-    fn find(&self, kind: &str, media: &str) -> Option<&Value> {
+    pub fn record(&self, kind: &str, media: &str) -> Option<&Value> {
         self.0.iter().find(|s| s["type"] == kind && s["kind"] == media)
     }
 
     /// Sizes and rates are not there before the first frames, nor always with the first that counts as decoded.
-    fn number(&self, kind: &str, media: &str, key: &str) -> f64 {
-        let Some(record) = self.find(kind, media) else { return 0.0 };
+    pub fn number(&self, kind: &str, media: &str, key: &str) -> f64 {
+        let Some(record) = self.record(kind, media) else { return 0.0 };
         let may_be_missing = ["frameWidth", "frameHeight", "framesPerSecond"].contains(&key);
         record[key].as_f64().or(may_be_missing.then_some(0.0)).unwrap_or_else(|| panic!("no {key} in {record:#}"))
     }
@@ -308,7 +308,7 @@ impl Stats {
 
     /// Such as `video/VP8`.
     pub fn codec(&self, kind: &str, media: &str) -> Option<&str> {
-        let id = &self.find(kind, media)?["codecId"];
+        let id = &self.record(kind, media)?["codecId"];
         self.0.iter().find(|s| s["id"] == *id)?["mimeType"].as_str()
     }
 }

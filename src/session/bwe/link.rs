@@ -435,7 +435,7 @@ fn on_recorded_link(rates: &str, check: impl Fn(&Run, &Ride, &str)) {
 }
 
 #[test]
-fn on_a_ferry_that_leaves_the_coverage_the_lowest_layer_plays_on() {
+fn on_a_ferry_that_loses_most_of_its_link_the_lowest_layer_plays_on() {
     on_recorded_link(FERRY, |run, ride, what| {
         // The first ten seconds are too narrow for the highest layer; then most of the time until it falls.
         assert!(ride.shown[2] >= 75, "{what}");
