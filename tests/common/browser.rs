@@ -143,6 +143,12 @@ impl Page<'_> {
         chosen.unwrap_or_else(|e| panic!("choose {value} in {id}: {e}"));
     }
 
+    /// Whether a `<select>` has that value.
+    pub fn offers(&self, id: &str, value: &str) -> bool {
+        let script = "return [...document.getElementById(arguments[0]).options].some(o => o.value === arguments[1])";
+        self.run(script, vec![json!(id), json!(value)]) == json!(true)
+    }
+
     /// Types into a field that is empty.
     pub fn type_into(&self, id: &str, text: &str) {
         let client = self.front();
@@ -287,7 +293,7 @@ impl Stats {
     }
 
     /// Sizes and rates are not there before the first frames, nor always with the first that counts as decoded.
-    pub fn number(&self, kind: &str, media: &str, key: &str) -> f64 {
+    fn number(&self, kind: &str, media: &str, key: &str) -> f64 {
         let Some(record) = self.record(kind, media) else { return 0.0 };
         let may_be_missing = ["frameWidth", "frameHeight", "framesPerSecond"].contains(&key);
         record[key].as_f64().or(may_be_missing.then_some(0.0)).unwrap_or_else(|| panic!("no {key} in {record:#}"))
