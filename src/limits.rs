@@ -42,7 +42,7 @@ pub const SINGLES_ROUTES_IN_A_ROW_MAX: u32 = 16;
 pub const PEER_QUEUE_MESSAGES: usize = 4096;
 
 /// Commands from control that wait for one shard. Filling this means the shard has stalled, not that a burst
-/// came: the request is answered 503.
+/// came: what does not fit waits at control, and while it does, new offers are answered 503.
 pub const COMMAND_QUEUE: usize = 4096;
 
 /// Remote addresses that one session may use at a time: Safari uses two or three, a phone that changes network one

@@ -8,7 +8,6 @@ mod common;
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod browser;
 
-use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -21,20 +20,22 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(|failed| failed.into_inner())
 }
 
-/// How far apart sound and picture may play. Chromium itself leaves 30 ms as they are.
-const SKEW_MAX_MS: f64 = 45.0;
-/// On loopback neither need wait longer in its jitter buffer. The browser knows only what our sender reports say: were they
-/// wrong, the one would wait for the other, and by their timestamps all would be well.
-const WAIT_MAX_MS: f64 = 120.0;
+/// Sound that is earlier or later than its picture is noticed (ITU-R BT.1359). Chromium leaves 30 ms as they are.
+const EARLY_MAX_MS: f64 = 45.0;
+const LATE_MAX_MS: f64 = 125.0;
+/// On loopback picture and sound need about the same time in their jitter buffers. The browser knows only what our sender
+/// reports say: were they wrong, the one would wait for the other, and by their timestamps all would be well.
+const APART_MAX_MS: f64 = 80.0;
+/// Of one look, which takes 3 s.
 const SAMPLES: usize = 15;
 const SAMPLE_TIME: Duration = Duration::from_millis(200);
 
-/// One side's `getStats()`.
+/// One medium in `getStats()`.
 struct Played {
-    /// What plays now was captured then, ms.
-    captured: f64,
-    /// In the jitter buffer, s, all frames or samples together, and how many they were.
-    waited: f64,
+    /// ms.
+    playout_timestamp: f64,
+    /// Of all samples or frames together, s, and how many they were.
+    jitter_buffer_delay: f64,
     emitted: f64,
 }
 
@@ -45,43 +46,51 @@ fn played(viewer: &Page) -> Option<[Played; 2]> {
         let record = stats.record("inbound-rtp", media)?;
         let number = |key: &str| record[key].as_f64();
         Some(Played {
-            captured: number("estimatedPlayoutTimestamp")?,
-            waited: number("jitterBufferDelay")?,
+            playout_timestamp: number("estimatedPlayoutTimestamp")?,
+            jitter_buffer_delay: number("jitterBufferDelay")?,
             emitted: number("jitterBufferEmittedCount")?,
         })
     };
     Some([of("video")?, of("audio")?])
 }
 
-/// For 3 s: by how much the sound is late, ms, the median; and how long picture and sound wait, ms.
-fn look(viewer: &Page) -> Option<(f64, [f64; 2])> {
-    let first = played(viewer)?;
-    let mut last = played(viewer)?;
-    let mut skews = Vec::new();
-    for _ in 0..SAMPLES {
+/// By how much the sound is late, ms, the median; and how long picture and sound wait, ms.
+fn look(viewer: &Page) -> (f64, [f64; 2]) {
+    let sample = |_| {
         std::thread::sleep(SAMPLE_TIME);
-        last = played(viewer)?;
-        skews.push(last[0].captured - last[1].captured);
-    }
+        wait_until(PATIENCE, || played(viewer), || "no sender reports".into())
+    };
+    let samples: Vec<_> = (0..SAMPLES).map(sample).collect();
+    let late = |[video, audio]: &[Played; 2]| video.playout_timestamp - audio.playout_timestamp;
+    let mut skews: Vec<f64> = samples.iter().map(late).collect();
     skews.sort_by(f64::total_cmp);
-    let wait = |i: usize| 1000.0 * (last[i].waited - first[i].waited) / (last[i].emitted - first[i].emitted);
-    Some((skews[SAMPLES / 2], [wait(0), wait(1)]))
+    let (first, last) = (&samples[0], &samples[SAMPLES - 1]);
+    let waits = [0, 1].map(|i| {
+        let delay = last[i].jitter_buffer_delay - first[i].jitter_buffer_delay;
+        1000.0 * delay / (last[i].emitted - first[i].emitted)
+    });
+    (skews[SAMPLES / 2], waits)
 }
 
+/// Looks so often at most until they are together.
 #[track_caller]
-fn assert_together(viewer: &Page, when: &str) {
-    let last = Cell::new(None);
-    let together = || {
-        last.set(look(viewer));
-        let (skew, waits) = last.get()?;
+fn assert_together(viewer: &Page, when: &str, looks: usize) {
+    let mut seen = Vec::new();
+    while seen.len() < looks {
+        let (skew, waits) = look(viewer);
         println!("{when}: the sound is {skew:.0} ms late; picture and sound wait {waits:.0?} ms");
-        (skew.abs() <= SKEW_MAX_MS && waits.iter().all(|wait| *wait <= WAIT_MAX_MS)).then_some(())
-    };
-    wait_until(PATIENCE, together, || format!("{when}: skew and waits are {:?} ms", last.get()));
+        if (-EARLY_MAX_MS..=LATE_MAX_MS).contains(&skew) && (waits[0] - waits[1]).abs() <= APART_MAX_MS {
+            return;
+        }
+        seen.push((skew, waits));
+    }
+    panic!("{when}: {seen:.0?} ms");
 }
 
 fn open<'a>(browser: &'a Browser, server: &Server, query: &str, side: &str) -> Page<'a> {
     let page = browser.open(&format!("{}/?stream=live&{query}#{side}", server.url));
+    // Or the page would hold back what it plays when packets are lost.
+    page.run("delete RTCRtpReceiver.prototype.jitterBufferTarget", vec![]);
     page.start(side);
     page
 }
@@ -91,14 +100,15 @@ fn sound_and_picture_stay_together_when_another_publisher_takes_over() {
     let _turn = turn();
     let server = Server::start(&["--shards", "2"]);
     let browser = Browser::start();
-    open(&browser, &server, "size=640x360", "publish");
+    let first = open(&browser, &server, "size=640x360", "publish");
     let viewer = open(&browser, &server, "", "watch");
-    assert_together(&viewer, "first publisher");
-    // Later by seconds, from other clocks' zero.
-    let second = Browser::start();
-    open(&second, &server, "size=640x360", "publish");
+    assert_together(&viewer, "first publisher", 8);
+    // Another process: its timestamps and its clock begin elsewhere.
+    let other = Browser::start();
+    open(&other, &server, "size=640x360", "publish");
+    first.wait_for_state("publish", "failed");
     viewer.wait_for_frames("watch", PATIENCE, 10.0);
-    assert_together(&viewer, "second publisher");
+    assert_together(&viewer, "second publisher", 4);
 }
 
 #[test]
@@ -109,10 +119,10 @@ fn sound_and_picture_stay_together_when_the_layer_changes() {
     open(&browser, &server, "simulcast=1", "publish");
     let viewer = open(&browser, &server, "", "watch");
     let height = || viewer.stats("watch").video_in("frameHeight");
-    for (rid, lines) in [("h", 720.0), ("l", 180.0), ("h", 720.0)] {
+    for (rid, lines, looks) in [("h", 720.0, 8), ("l", 180.0, 2), ("h", 720.0, 2)] {
         wait_until(PATIENCE, || viewer.offers("watch-quality", rid).then_some(()), || format!("no layer {rid}"));
         viewer.choose("watch-quality", rid);
         wait_until(PATIENCE, || (height() == lines).then_some(()), || format!("{} lines, not {lines}", height()));
-        assert_together(&viewer, rid);
+        assert_together(&viewer, rid, looks);
     }
 }

@@ -172,8 +172,9 @@ impl Run {
         }
     }
 
-    /// What waits in the queue leaves at the new rate.
+    /// What waits in the queue leaves at the new rate, which is not 0.
     fn set_rate(&mut self, kbps: u64) {
+        self.carry();
         let factor = self.link.kbps as f64 / kbps as f64;
         self.link.kbps = kbps;
         for (_, leaves) in &mut self.queue {
@@ -401,17 +402,17 @@ const FERRY_FALLS: u32 = 102;
 const METRO: &str = include_str!("../../../tests/data/links/metro.kbps");
 
 /// More disturbs a conversation.
-const LAG_MAX: Duration = Duration::from_millis(200);
+const DELAY_MAX: Duration = Duration::from_millis(200);
 
 /// What came of a recorded link, s.
 #[derive(Debug, Default)]
 struct Ride {
-    /// For each layer, how long it was shown.
+    /// For each layer, how many seconds ended with it.
     shown: [u32; COSTS.len()],
     /// What was shown took more than the link had.
-    too_much: u32,
-    /// The queue was longer than [`LAG_MAX`].
-    lag: u32,
+    overused: u32,
+    /// The queuing delay was more than [`DELAY_MAX`].
+    delayed: u32,
 }
 
 fn on_recorded_link(rates: &str, check: impl Fn(&Run, &Ride, &str)) {
@@ -424,8 +425,8 @@ fn on_recorded_link(rates: &str, check: impl Fn(&Run, &Ride, &str)) {
                 run.longest_queue = Duration::ZERO;
                 run.run_for(SECOND);
                 ride.shown[run.shown] += 1;
-                ride.too_much += u32::from(COSTS[run.shown] + AUDIO > 1000 * run.link.kbps);
-                ride.lag += u32::from(run.longest_queue > LAG_MAX);
+                ride.overused += u32::from(COSTS[run.shown] + AUDIO > 1000 * run.link.kbps);
+                ride.delayed += u32::from(run.longest_queue > DELAY_MAX);
             }
             let what = format!("queue of {queue_bytes}, seed {seed}: {ride:?}, {:?}", run.history);
             println!("{what}");
@@ -437,12 +438,12 @@ fn on_recorded_link(rates: &str, check: impl Fn(&Run, &Ride, &str)) {
 #[test]
 fn on_a_ferry_that_loses_most_of_its_link_the_lowest_layer_plays_on() {
     on_recorded_link(FERRY, |run, ride, what| {
-        // The first ten seconds are too narrow for the highest layer; then most of the time until it falls.
+        // The first seconds are too narrow for the highest layer; then most of the time until it falls.
         assert!(ride.shown[2] >= 75, "{what}");
         let settled = run.settled(Instant::ZERO + (1 + FERRY_FALLS) * SECOND, 0);
         assert!(settled.is_some_and(|t| t <= 5 * SECOND), "{what}");
         // The queue that was there when the link fell takes its time to leave.
-        assert!(ride.too_much <= 10 && ride.lag <= 12, "{what}");
+        assert!(ride.overused <= 10 && ride.delayed <= 12, "{what}");
         assert!(run.history.len() <= 3 + 2 * FLAPS_MAX, "{what}");
     });
 }
@@ -451,7 +452,7 @@ fn on_a_ferry_that_loses_most_of_its_link_the_lowest_layer_plays_on() {
 fn in_a_metro_the_middle_layer_is_shown_most_of_the_way() {
     on_recorded_link(METRO, |run, ride, what| {
         assert!(ride.shown[1] >= 130 && ride.shown[0] <= 40, "{what}");
-        assert!(ride.too_much <= 10 && ride.lag <= 12, "{what}");
+        assert!(ride.overused <= 10 && ride.delayed <= 12, "{what}");
         // Up for a while in the first 50 s, where it was wide enough; down and up where it was narrow.
         assert!(run.history.len() <= 10, "{what}");
     });
