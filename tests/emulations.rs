@@ -1,5 +1,6 @@
 //! Clients that cannot be run here, emulated: offers written by hand, and str0m made to behave as they do.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::Method;
@@ -129,7 +130,8 @@ fn ffmpeg_8_0_without_priority_and_without_a_sign_of_ice_publishes_on() {
     }
 }
 
-/// H264 alone, and no RTX: what is asked for again comes again as it was. Encoders are told nothing: a keyframe comes every 8 s.
+/// By libdatachannel, H264 alone, and no RTX: what is asked for again comes again as it was. Encoders are told nothing: a
+/// keyframe comes every 8 s.
 const OBS: Habits = Habits { offer: as_obs_32, ..Habits::NONE };
 
 fn as_obs_32(offer: &str) -> String {
@@ -174,6 +176,39 @@ fn obs_32_is_repaired_without_rtx_and_its_layer_0_is_the_highest() {
         assert!(judged.packets > 6000 && judged.missing <= 2, "seed {seed}: {judged:?}");
         let last = got.iter().rfind(|g| g.kind == MediaKind::Video).expect("some");
         assert_eq!(last.stamp.layer + 1, layers, "seed {seed}");
+        let counters = world.counters();
+        oracle::conservation(&counters, world.rtp_sent()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    }
+}
+
+/// WebKit's libwebrtc probes by padding in the RTX stream while its camera is still opening (str0m#352): packets of an SSRC
+/// that nothing tells what it is for.
+const SAFARI: Habits = Habits { datagram: as_safari, ..Habits::NONE };
+
+static EARLY_PROBES: AtomicUsize = AtomicUsize::new(0);
+
+#[expect(clippy::unnecessary_wraps, reason = "a habit may withhold a datagram")]
+fn as_safari(client: &Client, data: Vec<u8>) -> Option<Vec<u8>> {
+    if classify(&data) == Some(Kind::Rtp) && client.video_packets_sent() == 0 {
+        EARLY_PROBES.fetch_add(1, Ordering::Relaxed);
+    }
+    Some(data)
+}
+
+#[test]
+fn safari_that_probes_before_its_first_picture_is_forwarded_whole() {
+    for (seed, shards, layers) in [(1, 1, 1), (2, 4, 1), (3, 1, 3), (4, 4, 3)] {
+        let mut world = World::new(seed, shards);
+        EARLY_PROBES.store(0, Ordering::Relaxed);
+        let source = Source { probes_first: true, audio: false, layers, ..Source::default() };
+        world.publish_as("a", source, Path { delay: SECOND / 50, ..Path::CLEAN }, SAFARI);
+        world.run_for(SECOND);
+        let viewer = world.watch("a", Path::CLEAN);
+        world.run_for(20 * SECOND);
+        assert!(EARLY_PROBES.load(Ordering::Relaxed) > 10, "seed {seed}");
+        let got = world.client(viewer).got();
+        let judged = oracle::judge(got, MediaKind::Video);
+        assert!(judged.faults.is_empty() && judged.starts_whole && judged.missing == 0, "seed {seed}: {judged:?}");
         let counters = world.counters();
         oracle::conservation(&counters, world.rtp_sent()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     }

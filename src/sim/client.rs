@@ -50,6 +50,8 @@ pub struct Source {
     /// Its encoder starts anew with a clock of its own, though with no keyframe, and numbers go on: at this frame of the video,
     /// timestamps are so many ticks further.
     pub clock_jump: Option<(u32, u32)>,
+    /// Its congestion control probes the path for [`PROBING_TIME`] before there is anything to send, by RTX padding.
+    pub probes_first: bool,
 }
 
 impl Default for Source {
@@ -68,6 +70,7 @@ impl Default for Source {
             audio: true,
             resends_in_band: false,
             clock_jump: None,
+            probes_first: false,
         }
     }
 }
@@ -149,6 +152,8 @@ const H264_HEADER_BYTES: usize = 2;
 
 /// Datagrams that are kept to be sent again.
 const RESENDS_MAX: usize = 512;
+
+pub const PROBING_TIME: Duration = Duration::from_millis(500);
 
 /// Longer than any run.
 const NEVER: Duration = Duration::from_secs(86_400);
@@ -240,7 +245,7 @@ impl Client {
         seed: u64,
     ) -> (Client, String) {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut rtc = rtc(now, epoch, addr, crypto, source.resends_in_band);
+        let mut rtc = rtc(now, epoch, addr, crypto, Some(&source));
         let mut api = rtc.sdp_api();
         let rids: Vec<Rid> = source.rids.into_iter().take(source.layers.into()).map(Rid::from).collect();
         let simulcast = (source.layers > 1).then(|| {
@@ -272,7 +277,7 @@ impl Client {
 
     /// A viewer of video and audio, and its offer.
     pub fn viewer(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>) -> (Client, String) {
-        let mut rtc = rtc(now, epoch, addr, crypto, false);
+        let mut rtc = rtc(now, epoch, addr, crypto, None);
         let mut api = rtc.sdp_api();
         api.add_media(MediaKind::Video, Direction::RecvOnly, None, None, None);
         api.add_media(MediaKind::Audio, Direction::RecvOnly, None, None, None);
@@ -525,6 +530,11 @@ impl Client {
                 self.connected_at = Some(now);
                 if let Plane::Publisher(p) = &mut self.plane {
                     p.started = Some(now);
+                    if p.source.probes_first {
+                        p.started = Some(now + PROBING_TIME);
+                        let (none, much) = (str0m::bwe::Bitrate::ZERO, str0m::bwe::Bitrate::mbps(3));
+                        self.rtc.bwe().set_bitrate(none, much);
+                    }
                 }
             }
             Event::Closed => self.closed = true,
@@ -689,13 +699,16 @@ fn ssrc(datagram: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(datagram.get(8..12)?.try_into().ok()?))
 }
 
-/// `raw`: events tell of RTCP that comes.
-fn rtc(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>, raw: bool) -> Rtc {
+/// `source`: what a publisher sends.
+fn rtc(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>, source: Option<&Source>) -> Rtc {
     let start = epoch.to_std(now);
     // str0m looks when the first stream of a hash map falls silent, and that is another one in each run; what it does besides,
     // at such a time, would be another thing too. So none ever does.
     let rtc = Rtc::builder().set_crypto_provider(crypto).set_rtp_mode(true).set_pause_threshold(NEVER);
-    let mut rtc = rtc.enable_raw_packets(raw).build(start);
+    // Events tell of NACKs then.
+    let rtc = rtc.enable_raw_packets(source.is_some_and(|s| s.resends_in_band));
+    let probes = source.is_some_and(|s| s.probes_first).then(|| str0m::bwe::Bitrate::kbps(300));
+    let mut rtc = rtc.enable_bwe(probes).build(start);
     rtc.add_local_candidate(Candidate::host(addr, "udp").expect("a unicast address"));
     // Starts str0m's clock.
     let _ = rtc.handle_input(Input::Timeout(start));
