@@ -64,19 +64,23 @@ pub fn judge(got: &[Got], kind: MediaKind) -> Judgement {
     let captured = ticks_per_frame(&packets);
     // When a replay of the past was last seen.
     let mut replayed = packets[0].at;
-    // Of the rendition at hand, what came with the least delay: others may have come late, as repairs. Where all are, there is
-    // nothing to go by.
-    let mut prompt = packets[0];
-    for pair in packets.windows(2) {
+    // Of the rendition at hand, what came with the least delay and was not overtaken, as repairs are; of the one before, where
+    // there is no such.
+    let mut prompt: Option<&Got> = None;
+    let overtaken = overtaken(&packets);
+    for (pair, overtaken) in packets.windows(2).zip(overtaken) {
         let [a, b] = pair else { continue };
         if b.seq > a.seq + 1 {
             judgement.gaps.push((**a, **b));
         }
-        if !same_rendition(prompt, a) || a.at.since(prompt.at) <= shown_between(prompt, a) {
-            prompt = a;
+        let is_later = |p: &Got| same_rendition(p, a) && a.at.since(p.at) > shown_between(p, a);
+        if !overtaken && !prompt.is_some_and(is_later) {
+            prompt = Some(a);
         }
         check_step(a, b, b.at.since(replayed) < REPLAY_TAIL, &mut judgement.faults);
-        if !same_rendition(a, b) && prompt.at <= b.at {
+        if !same_rendition(a, b)
+            && let Some(prompt) = prompt.filter(|p| p.at <= b.at)
+        {
             let leap = shown_between(prompt, b).saturating_sub(b.at.since(prompt.at));
             judgement.leap = judgement.leap.max(leap);
             if leap > SWITCH_LEAP {
@@ -89,6 +93,19 @@ pub fn judge(got: &[Got], kind: MediaKind) -> Judgement {
     }
     judgement.faults.truncate(10);
     judgement
+}
+
+/// Of each packet, whether a later one came before it. They are in the order of their numbers.
+fn overtaken(packets: &[&Got]) -> Vec<bool> {
+    let mut earliest = Instant::FAR_FUTURE;
+    let is_overtaken = |p: &&Got| {
+        let overtaken = earliest < p.at;
+        earliest = earliest.min(p.at);
+        overtaken
+    };
+    let mut overtaken: Vec<bool> = packets.iter().rev().map(is_overtaken).collect();
+    overtaken.reverse();
+    overtaken
 }
 
 /// Ticks from frame to frame; none within a frame. `None`: from one rendition to another.

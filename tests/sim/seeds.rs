@@ -8,7 +8,7 @@ use manycast::sim::scenario::{Deed, Scenario};
 use manycast::sim::{Path, alike, parting, play};
 
 /// What each of them found, before it was mended.
-const FOUND: [(u64, &str); 17] = [
+const FOUND: [(u64, &str); 18] = [
     (55, "the past of a stream, handed to another viewer's shard, lacked what had been overtaken on its way"),
     (68, "a layer's keyframe lacked packets that had overtaken its first one"),
     (70, "a new publisher's keyframe lacked packets that had overtaken its first one"),
@@ -25,6 +25,10 @@ const FOUND: [(u64, &str); 17] = [
     (10_279, "a publisher's clock that went back was seen to go back"),
     (10_345, "an RTP clock that had jumped put all later captures into the past"),
     (42_957, "a viewer that began with the last picture of a publisher that was away saw the next one leap"),
+    (
+        43_955,
+        "the oracle took repairs for prompt, of a layer that had come as repairs alone, and what followed for a leap",
+    ),
     (62_185, "the layer that a viewer fell back to was shown later by as long as it had been silent"),
 ];
 
