@@ -58,6 +58,7 @@ const JUMP: Duration = Duration::from_millis(500);
 struct Newest {
     seq: u64,
     timestamp: u32,
+    /// Of whatever came last.
     arrival: Instant,
     /// The timestamp of a packet that came then without delay.
     prompt: u32,
@@ -105,7 +106,8 @@ impl Canonical {
             self.newest = Some(Newest {
                 seq,
                 timestamp,
-                arrival: packet.arrival,
+                // Were it that of one which was overtaken, the time from there on would count again.
+                arrival: self.newest.map_or(packet.arrival, |newest| newest.arrival.max(packet.arrival)),
                 prompt: if is_early { timestamp } else { prompt },
                 captured: packet.captured,
                 numbers: numbers.or(self.newest.map(|n| n.numbers).unwrap_or_default()),
@@ -357,6 +359,21 @@ mod tests {
         assert_eq!([see(10, 906_000, 10_266), see(11, 909_000, 15_266)], [(10, 927_030), (11, 930_030)]);
         assert_eq!([see(12, 912_000, 15_267), see(90, 1_350_000, 15_270)], [(12, 933_030), (90, 1_371_030)]);
         assert_eq!(see(91, 1_440_000, 15_274), (91, 1_374_030));
+    }
+
+    #[test]
+    fn packets_that_overtake_each_other_hide_no_jump() {
+        let mut canonical = Canonical::default();
+        let mut see = |seq, timestamp, at_ms| {
+            let placed = canonical.place(&packet(1, seq, timestamp, at_ms, 7, 7, seq == 1)).expect("has a place");
+            placed.timestamp
+        };
+        for seq in 1..=100_u32 {
+            let at_ms = u64::from(seq) * 20 + if seq % 2 == 0 { 40 } else { 0 };
+            assert_eq!(see(seq.into(), seq * 1800, at_ms), seq * 1800);
+        }
+        // A second ahead.
+        assert_eq!(see(101, 101 * 1800 + 90_000, 2060), 100 * 1800 + 3000);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use manycast::sim::scenario::{Deed, Scenario};
 use manycast::sim::{Path, alike, parting, play};
 
 /// What each of them found, before it was mended.
-const FOUND: [(u64, &str); 18] = [
+const FOUND: [(u64, &str); 19] = [
     (55, "the past of a stream, handed to another viewer's shard, lacked what had been overtaken on its way"),
     (68, "a layer's keyframe lacked packets that had overtaken its first one"),
     (70, "a new publisher's keyframe lacked packets that had overtaken its first one"),
@@ -29,6 +29,7 @@ const FOUND: [(u64, &str); 18] = [
         43_955,
         "the oracle took repairs for prompt, of a layer that had come as repairs alone, and what followed for a leap",
     ),
+    (48_692, "a clock that jumped by a second was not noticed after packets that had overtaken each other"),
     (62_185, "the layer that a viewer fell back to was shown later by as long as it had been silent"),
 ];
 
