@@ -11,11 +11,11 @@ mod browser;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use browser::{Browser, DemoPage, PATIENCE, Page, program, wait_until};
 use common::server::Server;
+use common::turn;
 use serde_json::json;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -24,12 +24,6 @@ const SECOND: Duration = Duration::from_secs(1);
 fn playing_time() -> Duration {
     let asked = std::env::var("MANYCAST_SOAK_SECONDS").ok().and_then(|s| s.parse().ok());
     Duration::from_secs(asked.unwrap_or(10))
-}
-
-/// One test at a time: a browser that starves another tells nothing about us.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(|failed| failed.into_inner())
 }
 
 /// Opens the Publish tab and presses its button.

@@ -8,17 +8,10 @@ mod common;
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod browser;
 
-use std::sync::{Mutex, MutexGuard};
-
 use browser::{Browser, DemoPage, PATIENCE, Page, wait_until};
 use common::server::Server;
+use common::turn;
 use serde_json::json;
-
-/// One test at a time: an encoder of three layers wants a core for itself.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(|failed| failed.into_inner())
-}
 
 /// Publishes the fake camera in three layers: 320x180, 640x360, 1280x720.
 fn publish<'a>(browser: &'a Browser, server: &Server) -> Page<'a> {
@@ -40,8 +33,7 @@ fn wait_for_height(page: &Page, height: f64) {
 
 /// What the menu offers: values and texts.
 fn menu(page: &Page) -> Vec<(String, String)> {
-    let script = "return [...document.getElementById('watch-quality').options].map(o => [o.value, o.text])";
-    serde_json::from_value(page.run(script, vec![])).expect("pairs of strings")
+    page.options("watch-quality")
 }
 
 #[test]

@@ -12,18 +12,12 @@ mod browser;
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod ffmpeg;
 
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use browser::{Browser, DemoPage, PATIENCE, wait_until};
 use common::server::Server;
+use common::turn;
 use ffmpeg::Ffmpeg;
-
-/// One at a time: an encoder and a browser for two cores.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(|failed| failed.into_inner())
-}
 
 /// Joins `live` by WHEP and writes into `window.joined`: ms from the answer's use to the first decoded frame, and, 2 s
 /// later, how many frames were decoded and how many freezes there were.

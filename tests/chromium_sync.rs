@@ -8,17 +8,11 @@ mod common;
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod browser;
 
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use browser::{Browser, DemoPage, PATIENCE, Page, wait_until};
 use common::server::Server;
-
-/// One test at a time: a browser that starves another tells nothing about us.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(|failed| failed.into_inner())
-}
+use common::turn;
 
 /// Sound that is earlier or later than its picture is noticed (ITU-R BT.1359). Chromium leaves 30 ms as they are.
 const EARLY_MAX_MS: f64 = 45.0;
@@ -120,7 +114,8 @@ fn sound_and_picture_stay_together_when_the_layer_changes() {
     let viewer = open(&browser, &server, "", "watch");
     let height = || viewer.stats("watch").video_in("frameHeight");
     for (rid, lines, looks) in [("h", 720.0, 8), ("l", 180.0, 2), ("h", 720.0, 2)] {
-        wait_until(PATIENCE, || viewer.offers("watch-quality", rid).then_some(()), || format!("no layer {rid}"));
+        let is_offered = || viewer.options("watch-quality").iter().any(|(value, _)| value == rid).then_some(());
+        wait_until(PATIENCE, is_offered, || format!("no layer {rid}"));
         viewer.choose("watch-quality", rid);
         wait_until(PATIENCE, || (height() == lines).then_some(()), || format!("{} lines, not {lines}", height()));
         assert_together(&viewer, rid, looks);

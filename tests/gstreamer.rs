@@ -13,24 +13,18 @@ mod browser;
 mod peer;
 
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use browser::{Browser, DemoPage, PATIENCE};
 use common::server::Server;
+use common::turn;
 use manycast::srtp::dtls::Certificate;
 use peer::Peer;
 use serde_json::{Value, json};
 
 /// 3 s.
 const FRAMES: u64 = 90;
-
-/// One at a time: they are many threads for two cores.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(|failed| failed.into_inner())
-}
 
 /// Which certificate a webrtcbin shows.
 enum Shows {

@@ -38,7 +38,8 @@ pub enum DropReason {
     RtcpTooShort,
     /// Right first bytes, but str0m cannot read it.
     Unreadable,
-    /// RTP that gave no media: replayed, forged, of no negotiated payload type, or a repair that came twice.
+    /// RTP that gave no media: replayed, forged, of no negotiated payload type, a repair that came twice, or RTX padding from before
+    /// there was media.
     RtpDiscarded,
     /// The queue to the shard that owns the session is full.
     PeerQueueFull,

@@ -17,7 +17,7 @@ use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid, Pt, Rid, Simu
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::rtcp::{Nack, Rtcp};
 use str0m::rtp::{RawPacket, RtpPacket, RtpWrite};
-use str0m::{Candidate, Event, Input, Output, Rtc};
+use str0m::{Candidate, Event, Input, Output, Rtc, bwe};
 
 use crate::units::{Bitrate, Epoch, Instant};
 use crate::wire::classify::{Kind, classify};
@@ -532,8 +532,7 @@ impl Client {
                     p.started = Some(now);
                     if p.source.probes_first {
                         p.started = Some(now + PROBING_TIME);
-                        let (none, much) = (str0m::bwe::Bitrate::ZERO, str0m::bwe::Bitrate::mbps(3));
-                        self.rtc.bwe().set_bitrate(none, much);
+                        self.rtc.bwe().set_bitrate(bwe::Bitrate::ZERO, bwe::Bitrate::mbps(3));
                     }
                 }
             }
@@ -705,9 +704,9 @@ fn rtc(now: Instant, epoch: Epoch, addr: SocketAddr, crypto: Arc<CryptoProvider>
     // str0m looks when the first stream of a hash map falls silent, and that is another one in each run; what it does besides,
     // at such a time, would be another thing too. So none ever does.
     let rtc = Rtc::builder().set_crypto_provider(crypto).set_rtp_mode(true).set_pause_threshold(NEVER);
-    // Events tell of NACKs then.
+    // It hears of NACKs as events.
     let rtc = rtc.enable_raw_packets(source.is_some_and(|s| s.resends_in_band));
-    let probes = source.is_some_and(|s| s.probes_first).then(|| str0m::bwe::Bitrate::kbps(300));
+    let probes = source.is_some_and(|s| s.probes_first).then(|| bwe::Bitrate::kbps(300));
     let mut rtc = rtc.enable_bwe(probes).build(start);
     rtc.add_local_candidate(Candidate::host(addr, "udp").expect("a unicast address"));
     // Starts str0m's clock.

@@ -143,10 +143,10 @@ impl Page<'_> {
         chosen.unwrap_or_else(|e| panic!("choose {value} in {id}: {e}"));
     }
 
-    /// Whether a `<select>` has that value.
-    pub fn offers(&self, id: &str, value: &str) -> bool {
-        let script = "return [...document.getElementById(arguments[0]).options].some(o => o.value === arguments[1])";
-        self.run(script, vec![json!(id), json!(value)]) == json!(true)
+    /// What a `<select>` offers: values and texts.
+    pub fn options(&self, id: &str) -> Vec<(String, String)> {
+        let script = "return [...document.getElementById(arguments[0]).options].map(o => [o.value, o.text])";
+        serde_json::from_value(self.run(script, vec![json!(id)])).expect("pairs of strings")
     }
 
     /// Types into a field that is empty.

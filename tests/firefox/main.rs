@@ -11,20 +11,13 @@ mod common;
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod browser;
 
-use std::sync::{Mutex, MutexGuard};
-
 use bidi::Firefox;
 use browser::{Browser, DemoPage, PATIENCE};
 use common::server::Server;
+use common::turn;
 
 /// 3 s.
 const FRAMES: f64 = 90.0;
-
-/// One test at a time: a browser that starves another tells nothing about us.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(|failed| failed.into_inner())
-}
 
 /// Takes media at an address that is not loopback: Firefox has no candidate there, whatever its preferences say.
 fn server() -> Server {
